@@ -1,0 +1,47 @@
+# Everything runs from a virtual environment in this checkout; nothing global is touched.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-heavy lint format bench faults lock clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): requirements.lock pyproject.toml scripts/bootstrap
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh scripts/bootstrap
+	@touch $@
+
+run: $(READY) ## serve authorizations on an embedded Valkey and Rego engine
+	@exec $(BIN)/sark serve
+
+test: $(READY) ## unit, integration and fault tests on real servers (at most 5 minutes)
+	$(BIN)/python -m pytest -m "not heavy"
+
+test-heavy: $(READY) ## tests that take long or need system packages
+	$(BIN)/python -m pytest -m heavy
+
+lint: $(READY) ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## let ruff rewrite the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY) ## measure against the bare driver; writes benchmarks/results.json
+	$(BIN)/python -m benchmarks
+
+faults: $(READY) ## the fault tests alone: kill, stop, partition
+	$(BIN)/python -m pytest tests/faults
+
+lock: ## resolve the dependencies again into requirements.lock (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --all-extras --group dev \
+	  --generate-hashes --no-emit-index-url --no-header pyproject.toml --output-file requirements.lock
+
+clean: ## remove the environment, caches and local data
+	rm -rf $(VENV) .sark build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,134 @@
+"""Every exception that SARK raises on purpose, in one tree.
+
+::
+
+    SarkError
+    ├── ConfigurationError          a setting, file or policy is unusable; stops the start
+    │   ├── SettingsError           an environment variable
+    │   ├── PolicyError             Rego that does not load
+    │   └── EmbeddedServerError     the embedded Valkey cannot be started
+    ├── InvalidRequestError         the caller's input; names the field
+    │   └── UnknownPolicyError      a policy that this deployment does not serve
+    ├── StoreError                  Valkey did not do what was asked
+    │   ├── StoreUnavailableError   nothing was sent: unreachable, refused, or known to be down
+    │   │   └── PoolExhaustedError  no connection came free in time
+    │   ├── StoreTimeoutError       no answer within the budget; whether it happened is unknown
+    │   ├── ConnectionLostError     the connection broke after sending; likewise unknown
+    │   └── StoreCommandError       the server answered with an error
+    ├── EvaluationError             the policy engine failed; never cached, always a denial
+    └── AuditError                  an answer's audit event was not accepted
+        └── QueueFullError          ... because the event queue is at its bound
+
+Errors of the driver are mapped in ``sark.store.failures``; nothing above ``sark.store`` sees one.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AuditError",
+    "ConfigurationError",
+    "ConnectionLostError",
+    "EmbeddedServerError",
+    "EvaluationError",
+    "InvalidRequestError",
+    "PolicyError",
+    "PoolExhaustedError",
+    "QueueFullError",
+    "SarkError",
+    "SettingsError",
+    "StoreCommandError",
+    "StoreError",
+    "StoreTimeoutError",
+    "StoreUnavailableError",
+    "UnknownPolicyError",
+]
+
+
+class SarkError(Exception):
+    """Base of all errors raised by SARK."""
+
+
+class ConfigurationError(SarkError):
+    """The configuration is unusable. The message is one line fit for a terminal."""
+
+
+class SettingsError(ConfigurationError):
+    """An environment variable has a value that is not accepted."""
+
+
+class PolicyError(ConfigurationError):
+    """A policy does not load. The message names file, line and reason."""
+
+
+class EmbeddedServerError(ConfigurationError):
+    """The embedded Valkey server is missing or did not start."""
+
+
+class InvalidRequestError(SarkError):
+    """A caller's input was refused before any I/O.
+
+    Attributes:
+        field: Path of the offending field, such as ``context.ip``; empty for the whole input.
+        reason: What came and what was expected.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}" if field else reason)
+        self.field = field
+        self.reason = reason
+
+
+class UnknownPolicyError(InvalidRequestError):
+    """The request names a policy that is not in ``SARK_POLICIES``."""
+
+
+class StoreError(SarkError):
+    """Valkey did not do what was asked."""
+
+
+class StoreUnavailableError(StoreError):
+    """Nothing was sent: the server is unreachable or known to be down.
+
+    Attributes:
+        retry_after: Seconds after which asking again makes sense.
+    """
+
+    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class PoolExhaustedError(StoreUnavailableError):
+    """All connections stayed in use for as long as the caller could wait."""
+
+
+class StoreTimeoutError(StoreError):
+    """No answer came within the budget. Whether the command took effect is unknown."""
+
+
+class ConnectionLostError(StoreError):
+    """The connection broke after the command was sent. Whether it took effect is unknown."""
+
+
+class StoreCommandError(StoreError):
+    """The server answered with an error, for instance ``OOM`` or ``WRONGTYPE``."""
+
+
+class EvaluationError(SarkError):
+    """The policy engine failed to give a decision. Never cached, always a denial."""
+
+
+class AuditError(SarkError):
+    """The audit event of an answer was not accepted, so the answer may not leave.
+
+    Attributes:
+        retry_after: Seconds after which asking again makes sense.
+    """
+
+    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class QueueFullError(AuditError):
+    """The event queue is at its bound of entries or bytes."""
