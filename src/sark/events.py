@@ -1,0 +1,165 @@
+"""Typed hooks through which the functions report what happens.
+
+The functions build one of the events below and hand it to a ``Hub``. Metrics, logs and traces are
+adapters that subscribe to event types; no function imports Prometheus or a logger. A type that
+nobody subscribed to costs one dictionary look-up.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+__all__ = [
+    "AuditAppended",
+    "AuditRefused",
+    "CacheWriteFailed",
+    "Decided",
+    "EvaluationFailed",
+    "Event",
+    "GenerationChanged",
+    "GuardChanged",
+    "Hub",
+    "LimitRefused",
+    "Looked",
+    "RoundTrip",
+    "ScriptLoaded",
+]
+
+CacheMiss = Literal["absent", "stale", "corrupt", "unavailable"]
+LookupResult = Literal["hit"] | CacheMiss
+CallResult = Literal["ok", "error", "timeout", "lost", "unavailable"]
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Base of all events."""
+
+
+class RoundTrip(Event, frozen=True):
+    """One exchange with a Valkey server ended.
+
+    Attributes:
+        role: Which role of server was asked.
+        commands: How many commands the exchange carried.
+        seconds: From asking for a connection to the last reply.
+        result: How it ended.
+    """
+
+    role: str
+    commands: int
+    seconds: float
+    result: CallResult
+
+
+class ScriptLoaded(Event, frozen=True):
+    """A server did not know a script (NOSCRIPT) and was given it."""
+
+    role: str
+    script: str
+
+
+class GuardChanged(Event, frozen=True):
+    """A server was found dead, or alive again, and callers stop or resume asking it."""
+
+    role: str
+    is_open: bool
+    reason: str
+
+
+class Looked(Event, frozen=True):
+    """A decision was looked for in the cache."""
+
+    policy: str
+    result: LookupResult
+
+
+class CacheWriteFailed(Event, frozen=True):
+    """A decision could not be stored. The request is not affected."""
+
+    policy: str
+    reason: str
+
+
+class GenerationChanged(Event, frozen=True):
+    """An invalidation was written: cached decisions of its scope are misses from now on."""
+
+    scope: Literal["all", "policy", "user"]
+    name: str
+
+
+class EvaluationFailed(Event, frozen=True):
+    """The policy engine gave no decision; the request was denied."""
+
+    policy: str
+    reason: str
+
+
+class Decided(Event, frozen=True):
+    """An authorization was answered with allow or deny.
+
+    Attributes:
+        source: Where the decision came from.
+        seconds: The whole of ``authorize()``.
+    """
+
+    policy: str
+    allow: bool
+    source: Literal["valkey", "near", "evaluated", "failed", "undefined"]
+    seconds: float
+
+
+class LimitRefused(Event, frozen=True):
+    """A rate limit refused a request."""
+
+    kind: str
+
+
+class AuditAppended(Event, frozen=True):
+    """A group of audit events was accepted by Valkey in one command."""
+
+    events: int
+    bytes: int
+    seconds: float
+
+
+class AuditRefused(Event, frozen=True):
+    """Audit events were not accepted; their requests fail."""
+
+    events: int
+    reason: Literal["full", "unavailable"]
+
+
+E = TypeVar("E", bound=Event)
+_log = logging.getLogger("sark.events")
+
+
+class Hub:
+    """Delivers events to the handlers that subscribed to their type.
+
+    A handler that raises never breaks the request it observes: its exception is logged and
+    counted in ``handler_failures``.
+    """
+
+    __slots__ = ("_handlers", "handler_failures")
+
+    def __init__(self) -> None:
+        # Keyed by exact type, so each handler only ever gets the type that it subscribed to.
+        self._handlers: dict[type[Event], tuple[Callable[[Any], None], ...]] = {}
+        self.handler_failures = 0
+
+    def on(self, kind: type[E], handler: Callable[[E], None]) -> None:
+        """Call ``handler`` for every later event of exactly this type."""
+        known = self._handlers.get(kind, ())
+        self._handlers[kind] = (*known, handler)
+
+    def emit(self, event: Event) -> None:
+        """Deliver ``event`` to its handlers, in the order of their subscription."""
+        for handler in self._handlers.get(type(event), ()):
+            try:
+                handler(event)
+            except Exception:  # noqa: BLE001 - an observer must not break what it observes
+                self.handler_failures += 1
+                _log.exception("a handler of %s failed", type(event).__name__)

@@ -1,0 +1,377 @@
+"""Every key that SARK writes, as one table, and the only functions that build key names.
+
+The table is read by the code, the documentation (``sark keyspace``), memory analysis, metrics and
+the doctor. Key names follow the guide; ids come from outside and are encoded, so that no id can
+forge another key.
+
+**Encoding of ids.** An id made of ``A-Z a-z 0-9 - _ . ~ @ + = , /`` stands as it is. Any other
+byte of its UTF-8 form becomes ``%XX`` (so ``:``, ``{``, ``}``, ``*``, spaces, control and
+non-ASCII characters never appear raw). What would exceed ``MAX_ENCODED_BYTES`` becomes ``#`` and
+its SHA-256 in hex; ``#`` itself is always escaped. Two different ids therefore never share a form.
+
+**Cluster.** One script may only touch keys of one slot. With ``cluster=True`` the builders put the
+part that is named in the table's ``tag`` column in braces (a hash tag, see the Valkey cluster
+specification); without it the names are exactly the guide's.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import sha256
+from urllib.parse import quote
+
+from sark.errors import InvalidRequestError
+
+__all__ = ["TABLE", "KeyPattern", "Keyspace", "Role", "classify", "encode_id", "is_permanent"]
+
+MAX_ENCODED_BYTES = 200
+
+_SAFE = "-_.~@+=,/"
+_PLAIN = re.compile(rf"[A-Za-z0-9\-_.~@+=,/]{{1,{MAX_ENCODED_BYTES}}}").fullmatch
+
+
+class Role(StrEnum):
+    """What a server may do with the keys it holds.
+
+    ``STATE`` never evicts and survives restarts; ``CACHE`` may evict and forget.
+    """
+
+    STATE = "state"
+    CACHE = "cache"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPattern:
+    """One row of the keyspace table.
+
+    Attributes:
+        name: Short name, unique in the table; also the name of the builder in ``Keyspace``.
+        pattern: The key with its variable parts in angle brackets.
+        type: Valkey's type of the value.
+        ttl: What bounds the key's life, for people; ``none`` when permanent.
+        role: Which role of server holds it.
+        owner: The package whose code writes it.
+        value: What is stored.
+        tag: What is put in braces in cluster mode; empty when the key stands alone.
+    """
+
+    name: str
+    pattern: str
+    type: str
+    ttl: str
+    role: Role
+    owner: str
+    value: str
+    tag: str = ""
+
+    @property
+    def permanent(self) -> bool:
+        """Whether the key is declared to live without a TTL."""
+        return self.ttl == "none"
+
+    @property
+    def evictable(self) -> bool:
+        """Whether a server with a ``volatile-*`` eviction policy may take the key."""
+        return not self.permanent
+
+
+_S, _C = Role.STATE, Role.CACHE
+TABLE: tuple[KeyPattern, ...] = (
+    KeyPattern(
+        "session_user",
+        "session:user:<user_id>:<session_id>",
+        "hash",
+        "7 days",
+        _S,
+        "sessions",
+        "access_token_jti, refresh_token_hash, created, last seen, ip",
+        "user_id",
+    ),
+    KeyPattern(
+        "session_token", "session:token:<jti>", "string", "15 minutes", _S, "sessions", "session id"
+    ),
+    KeyPattern(
+        "session_index",
+        "session:index:<user_id>",
+        "zset",
+        "7 days",
+        _S,
+        "sessions",
+        "session ids by expiry; a session lives only while listed here",
+        "user_id",
+    ),
+    KeyPattern(
+        "policy_decision",
+        "policy:decision:<hash>",
+        "string",
+        "300 to 3600 s",
+        _C,
+        "policy",
+        "JSON decision with its stamp",
+    ),
+    KeyPattern(
+        "policy_generation",
+        "policy:generation",
+        "string",
+        "none",
+        _S,
+        "policy",
+        "generation token of everything",
+    ),
+    KeyPattern(
+        "policy_version",
+        "policy:version:<policy_name>",
+        "string",
+        "none",
+        _S,
+        "policy",
+        "generation token of one policy",
+    ),
+    KeyPattern(
+        "policy_user_version",
+        "policy:user_version:<user_id>",
+        "string",
+        "2x the longest decision TTL",
+        _S,
+        "policy",
+        "generation token of one user",
+    ),
+    KeyPattern(
+        "ratelimit",
+        "ratelimit:<kind>:<id>:<window>",
+        "string",
+        "to the end of its window",
+        _S,
+        "ratelimit",
+        "request count; <kind> is user, ip or apikey, <window> seconds",
+    ),
+    KeyPattern(
+        "siem_event_queue",
+        "siem:event_queue",
+        "list",
+        "none",
+        _S,
+        "siem",
+        "JSON audit events, oldest first, at most 100,000",
+        "siem",
+    ),
+    KeyPattern(
+        "siem_failed_events",
+        "siem:failed_events",
+        "list",
+        "none",
+        _S,
+        "siem",
+        "events that a receiver called bad",
+        "siem",
+    ),
+    KeyPattern(
+        "siem_inflight",
+        "siem:inflight:<worker>",
+        "list",
+        "none",
+        _S,
+        "siem",
+        "events leased by one worker",
+        "siem",
+    ),
+    KeyPattern(
+        "siem_leases",
+        "siem:leases",
+        "hash",
+        "none",
+        _S,
+        "siem",
+        "leases with their fencing tokens",
+        "siem",
+    ),
+    KeyPattern(
+        "siem_account",
+        "siem:account",
+        "hash",
+        "none",
+        _S,
+        "siem",
+        "counts and bytes, kept by the scripts that move events",
+        "siem",
+    ),
+    KeyPattern(
+        "siem_refusals",
+        "siem:refusals",
+        "hash",
+        "none",
+        _S,
+        "siem",
+        "closing event in preparation, per refused identity and window",
+        "siem",
+    ),
+    KeyPattern(
+        "siem_refusal_counts",
+        "siem:refusals:count",
+        "hash",
+        "none",
+        _S,
+        "siem",
+        "refusals so far, per refused identity and window",
+        "siem",
+    ),
+    KeyPattern(
+        "siem_refusals_due",
+        "siem:refusals:due",
+        "zset",
+        "none",
+        _S,
+        "siem",
+        "refused identities by the end of their window",
+        "siem",
+    ),
+    KeyPattern(
+        "breaker_state",
+        "circuit_breaker:<name>:state",
+        "string",
+        "none",
+        _S,
+        "breaker",
+        "closed, open or half_open",
+        "name",
+    ),
+    KeyPattern(
+        "breaker_failure_count",
+        "circuit_breaker:<name>:failure_count",
+        "string",
+        "none",
+        _S,
+        "breaker",
+        "consecutive failures",
+        "name",
+    ),
+    KeyPattern(
+        "breaker_last_failure",
+        "circuit_breaker:<name>:last_failure",
+        "string",
+        "none",
+        _S,
+        "breaker",
+        "ISO 8601 time",
+        "name",
+    ),
+)
+
+
+def encode_id(value: str, *, field: str = "id") -> str:
+    """Encode an id from outside as one part of a key.
+
+    Args:
+        value: The id. Unicode forms are kept apart: nothing is normalised.
+        field: The name to report when the id is refused.
+
+    Returns:
+        A string of safe characters without ``:``, braces or ``#`` (but for the marker of a hash).
+
+    Raises:
+        InvalidRequestError: The id is empty or not encodable as UTF-8 (lone surrogates).
+    """
+    if _PLAIN(value):
+        return value
+    if not value:
+        raise InvalidRequestError(field, "got an empty string, expected an id")
+    try:
+        encoded = quote(value, safe=_SAFE)
+    except UnicodeEncodeError:
+        raise InvalidRequestError(field, "is not valid Unicode (a lone surrogate)") from None
+    if len(encoded) <= MAX_ENCODED_BYTES:
+        return encoded
+    return "#" + sha256(value.encode()).hexdigest()
+
+
+class Keyspace:
+    """Builds key names.
+
+    Args:
+        cluster: Put hash tags in the names, so that what one script touches shares a slot.
+    """
+
+    __slots__ = ("_breaker", "_siem", "_tag", "cluster", "policy_generation", "siem_account",
+                 "siem_event_queue", "siem_failed_events", "siem_leases", "siem_refusal_counts",
+                 "siem_refusals", "siem_refusals_due")  # fmt: skip
+
+    def __init__(self, *, cluster: bool = False) -> None:
+        self.cluster = cluster
+        self._tag = "{%s}" if cluster else "%s"
+        siem = self._tag % "siem"
+        self._siem = siem
+        self.policy_generation = "policy:generation"
+        self.siem_event_queue = f"{siem}:event_queue"
+        self.siem_failed_events = f"{siem}:failed_events"
+        self.siem_leases = f"{siem}:leases"
+        self.siem_account = f"{siem}:account"
+        self.siem_refusals = f"{siem}:refusals"
+        self.siem_refusal_counts = f"{siem}:refusals:count"
+        self.siem_refusals_due = f"{siem}:refusals:due"
+
+    def session_user(self, user_id: str, session_id: str) -> str:
+        """Name the hash of one session."""
+        return f"session:user:{self._tag % encode_id(user_id)}:{encode_id(session_id)}"
+
+    def session_token(self, jti: str) -> str:
+        """Name the string that maps a token id to its session."""
+        return f"session:token:{encode_id(jti)}"
+
+    def session_index(self, user_id: str) -> str:
+        """Name the sorted set of a user's sessions."""
+        return f"session:index:{self._tag % encode_id(user_id)}"
+
+    def policy_decision(self, digest: str) -> str:
+        """Name a cached decision. ``digest`` is hex or base64url and stands as it is."""
+        return f"policy:decision:{digest}"
+
+    def policy_version(self, policy: str) -> str:
+        """Name the generation token of a policy."""
+        return f"policy:version:{encode_id(policy)}"
+
+    def policy_user_version(self, user_id: str) -> str:
+        """Name the generation token of a user."""
+        return f"policy:user_version:{encode_id(user_id, field='user_id')}"
+
+    def ratelimit(self, kind: str, identity: str, window_seconds: int) -> str:
+        """Name the counter of one identity. ``kind`` is ``user``, ``ip`` or ``apikey``."""
+        return f"ratelimit:{kind}:{encode_id(identity)}:{window_seconds}"
+
+    def siem_inflight(self, worker: str) -> str:
+        """Name the list of events that a worker has leased."""
+        return f"{self._siem}:inflight:{encode_id(worker)}"
+
+    def breaker_state(self, name: str) -> str:
+        """Name a breaker's state."""
+        return f"circuit_breaker:{self._tag % encode_id(name)}:state"
+
+    def breaker_failure_count(self, name: str) -> str:
+        """Name a breaker's count of consecutive failures."""
+        return f"circuit_breaker:{self._tag % encode_id(name)}:failure_count"
+
+    def breaker_last_failure(self, name: str) -> str:
+        """Name the time of a breaker's last failure."""
+        return f"circuit_breaker:{self._tag % encode_id(name)}:last_failure"
+
+
+def _matcher(pattern: str) -> re.Pattern[str]:
+    parts = re.split(r"(<\w+>)", pattern)
+    return re.compile("".join("[^:]+" if p.startswith("<") else re.escape(p) for p in parts))
+
+
+_MATCHERS = tuple((_matcher(row.pattern), row) for row in TABLE)
+
+
+def classify(key: bytes | str) -> KeyPattern | None:
+    """Find the table's row of a key, with or without hash tags; None for a foreign key."""
+    text = key.decode("utf-8", "replace") if isinstance(key, bytes) else key
+    bare = text.replace("{", "").replace("}", "")
+    return next((row for matcher, row in _MATCHERS if matcher.fullmatch(bare)), None)
+
+
+def is_permanent(key: bytes | str) -> bool:
+    """Whether the table declares that this key lives without a TTL."""
+    row = classify(key)
+    return row is not None and row.permanent
