@@ -1,0 +1,22 @@
+"""Reaching Valkey: connections, pools, the guard, scripts, roles of servers, the embedded server.
+
+Nothing outside this package knows how many servers there are or how they are reached.
+"""
+
+from sark.store.pool import PoolStats
+from sark.store.scripts import Script, load_script
+from sark.store.server import Reply, ScriptCall, Server
+from sark.store.store import Store, StoreHealth
+from sark.store.topology import Topology
+
+__all__ = [
+    "PoolStats",
+    "Reply",
+    "Script",
+    "ScriptCall",
+    "Server",
+    "Store",
+    "StoreHealth",
+    "Topology",
+    "load_script",
+]

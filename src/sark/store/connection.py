@@ -1,0 +1,120 @@
+"""Connections to one Valkey server, built on the driver's.
+
+What is added to the driver's classes: the server's ``run_id``, read once when the connection is
+made (a decision is only valid under the run that it was stored in); and ``usable``, which tells
+without I/O whether an idle connection has been closed by the server or holds a stray reply.
+
+The driver's own timeouts, retries and health checks stay off: they are the pool's and the guard's
+work, under one budget for the whole call (and the driver pays for each with a task).
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from valkey import asyncio as valkey_asyncio
+from valkey.asyncio.connection import parse_url
+
+__all__ = [
+    "KEEPALIVE",
+    "StoreConnection",
+    "TcpConnection",
+    "TlsConnection",
+    "UnixConnection",
+    "connection_factory",
+]
+
+# Seconds of silence before the first probe, seconds between probes, probes before giving up. The
+# names matter: 1, 2 and 3 would be TCP_NODELAY, TCP_MAXSEG and TCP_CORK on Linux.
+KEEPALIVE: dict[int, int] = (
+    {socket.TCP_KEEPIDLE: 15, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
+    if hasattr(socket, "TCP_KEEPIDLE")
+    else {}
+)
+
+
+class StoreConnection(valkey_asyncio.connection.AbstractConnection):
+    """What the pool needs of a connection, whatever carries it.
+
+    Attributes:
+        run_id: Identity of the server process behind this connection; empty until connected.
+        last_used: When the connection last gave a reply, on the event loop's clock, in seconds.
+    """
+
+    run_id: str = ""
+    last_used: float = 0.0
+
+    async def on_connect(self) -> None:
+        """Authenticate, select the database and learn which run of the server this is."""
+        await super().on_connect()
+        await self.send_command("INFO", "server", check_health=False)
+        info: bytes = await self.read_response()
+        self.run_id = _field(info, b"run_id")
+
+    async def open(self) -> None:
+        """Connect and shake hands, unless connected; raises the driver's errors."""
+        await self.connect()  # type: ignore[no-untyped-call]
+
+    @property
+    def usable(self) -> bool:
+        """Whether a command can be sent: connected, not closed by the server, no stray bytes."""
+        reader = self._reader
+        if reader is None or reader.at_eof():
+            return False
+        empty: bool = self._socket_is_empty()  # type: ignore[no-untyped-call]
+        return empty
+
+
+class TcpConnection(StoreConnection, valkey_asyncio.Connection):
+    """Over TCP, with keepalive that works."""
+
+
+class TlsConnection(StoreConnection, valkey_asyncio.SSLConnection):
+    """Over TLS."""
+
+
+class UnixConnection(StoreConnection, valkey_asyncio.UnixDomainSocketConnection):
+    """Over a unix socket."""
+
+
+class connection_factory:  # noqa: N801 - called like the function that it stands for
+    """Makes unconnected connections to the server of one URL.
+
+    Args:
+        url: ``valkey://``, ``valkeys://``, ``redis://``, ``rediss://`` or ``unix://``.
+        password: Used when the URL has none.
+        client_name: Shown in the server's ``CLIENT LIST``.
+    """
+
+    def __init__(self, url: str, *, password: str | None, client_name: str) -> None:
+        options: dict[str, Any] = dict(parse_url(url))
+        theirs = options.pop("connection_class", None)
+        if password is not None:
+            options.setdefault("password", password)
+        options |= {"socket_timeout": None, "client_name": client_name}
+        self._class: type[StoreConnection]
+        if "path" in options:
+            self._class = UnixConnection
+            self.address = f"unix:{options['path']}"
+        else:
+            options |= {"socket_keepalive": True, "socket_keepalive_options": KEEPALIVE}
+            tls = theirs is not None and issubclass(theirs, valkey_asyncio.SSLConnection)
+            self._class = TlsConnection if tls else TcpConnection
+            self.address = f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
+        self._options = options
+
+    def __call__(self) -> StoreConnection:
+        """Make a connection object; nothing is sent yet."""
+        return self._class(**self._options)
+
+    def __repr__(self) -> str:
+        return f"connection_factory({self.address})"
+
+
+def _field(info: bytes, name: bytes) -> str:
+    for line in info.splitlines():
+        key, _, value = line.partition(b":")
+        if key == name:
+            return value.decode()
+    return ""

@@ -1,0 +1,311 @@
+"""One Valkey server in one role: every command of SARK goes through ``Server``.
+
+A call acquires a connection, writes all its commands at once, reads all replies, and gives the
+connection back, under one deadline. The guard refuses calls to a server known to be dead; the
+pool bounds connections; scripts that the server has forgotten (NOSCRIPT: a restart, a flush, a
+failover) are loaded and sent again on the same connection, which is safe because NOSCRIPT says
+that nothing ran. The driver's pipelines would ask ``SCRIPT EXISTS`` before each run; this costs a
+round trip only when a script is in fact missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any, NamedTuple
+
+from libvalkey import pack_command
+from valkey import exceptions as driver
+
+from sark.errors import (
+    ConnectionLostError,
+    PoolExhaustedError,
+    StoreCommandError,
+    StoreError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+)
+from sark.events import CallResult, GuardChanged, Hub, RoundTrip, ScriptLoaded
+from sark.keyspace import Role
+from sark.store.connection import StoreConnection, connection_factory
+from sark.store.failures import translate
+from sark.store.guard import Guard
+from sark.store.pool import Attempt, ConnectionPool, PoolStats
+from sark.store.scripts import Script
+
+__all__ = ["Reply", "ScriptCall", "Server"]
+
+Argument = str | bytes | int | float
+Command = tuple[Argument, ...]
+
+PROBE_TIMEOUT_SECONDS = 1.0
+
+
+class ScriptCall(NamedTuple):
+    """A script with its keys and arguments, as one command of a pipeline."""
+
+    script: Script
+    keys: Sequence[str]
+    args: Sequence[Argument] = ()
+
+    def command(self) -> Command:
+        """Spell the call as ``EVALSHA``."""
+        return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args)
+
+
+class Reply(NamedTuple):
+    """What the server answered, and which run of it.
+
+    Attributes:
+        value: The reply, bytes undecoded.
+        run_id: The server process that answered; another one may have lost the last writes.
+    """
+
+    value: Any
+    run_id: str
+
+
+class Server:
+    """See the module's description.
+
+    Args:
+        connections: Makes connections to the server.
+        role: What the server is used for; a label for events.
+        pool_size: Most connections.
+        timeout: Seconds for a call that is given no deadline of its own.
+        connect_timeout: Seconds for one attempt to connect.
+        health_check_interval: Seconds of idleness before a connection is checked; 0: never.
+        hub: Where events go.
+    """
+
+    def __init__(
+        self,
+        connections: connection_factory,
+        *,
+        role: Role,
+        pool_size: int,
+        timeout: float,
+        connect_timeout: float,
+        health_check_interval: float,
+        hub: Hub,
+    ) -> None:
+        self.address = connections.address
+        self.role = role
+        self.guard = Guard(connections.address)
+        self._timeout = timeout
+        self._hub = hub
+        self._connections = connections
+        self._pool = ConnectionPool(
+            connections,
+            size=pool_size,
+            connect_timeout=connect_timeout,
+            idle_check=health_check_interval,
+            on_connect_failure=self._connect_failed,
+        )
+        self._prober: asyncio.Task[None] | None = None
+
+    async def execute(
+        self, *command: Argument, deadline: float | None = None, idempotent: bool = False
+    ) -> Any:
+        """Send one command and return its reply.
+
+        Args:
+            command: Name and arguments.
+            deadline: On the event loop's clock, in seconds; default is now plus the timeout.
+            idempotent: Whether it may be sent again when the connection was lost.
+
+        Raises:
+            StoreUnavailableError: Nothing was sent.
+            StoreTimeoutError: No reply in time.
+            ConnectionLostError: The connection broke after sending.
+            StoreCommandError: The server answered with an error.
+        """
+        replies, _ = await self._call([command], deadline, idempotent=idempotent)
+        return _value(replies[0], self.address)
+
+    async def run(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[Argument] = (),
+        *,
+        deadline: float | None = None,
+        idempotent: bool = False,
+    ) -> Reply:
+        """Run one script; arguments and errors as in ``execute``."""
+        call = ScriptCall(script, keys, args)
+        replies, run_id = await self._call([call], deadline, idempotent=idempotent)
+        return Reply(_value(replies[0], self.address), run_id)
+
+    async def pipeline(
+        self,
+        commands: Sequence[Command | ScriptCall],
+        *,
+        deadline: float | None = None,
+        idempotent: bool = False,
+    ) -> list[Any]:
+        """Send several commands at once; they are not a transaction.
+
+        Returns:
+            One reply per command; an error reply stands in its place as ``StoreCommandError``.
+        """
+        if not commands:
+            return []
+        replies, _ = await self._call(commands, deadline, idempotent=idempotent)
+        return [_error(r, self.address) if isinstance(r, Exception) else r for r in replies]
+
+    def pool_stats(self) -> PoolStats:
+        """Count the pool's connections and waits."""
+        return self._pool.stats()
+
+    async def close(self) -> None:
+        """Close the connections and stop probing."""
+        if self._prober is not None:
+            self._prober.cancel()
+            await asyncio.gather(self._prober, return_exceptions=True)
+        await self._pool.close()
+
+    async def _call(
+        self,
+        commands: Sequence[Command | ScriptCall],
+        deadline: float | None,
+        *,
+        idempotent: bool,
+    ) -> tuple[list[Any], str]:
+        if deadline is None:
+            deadline = asyncio.get_running_loop().time() + self._timeout
+        try:
+            return await self._attempt(commands, deadline)
+        except ConnectionLostError:
+            if not idempotent:
+                raise
+        return await self._attempt(commands, deadline)
+
+    async def _attempt(
+        self, commands: Sequence[Command | ScriptCall], deadline: float
+    ) -> tuple[list[Any], str]:
+        self.guard.check()
+        started = perf_counter()
+        attempt = Attempt()
+        result: CallResult = "unavailable"
+        try:
+            async with asyncio.timeout_at(deadline):
+                outcome = await self._exchange(commands, attempt)
+        except StoreError:
+            raise
+        except Exception as error:
+            failure = self._failure(error, attempt)
+            result = _result_of(failure)
+            raise failure from error
+        else:
+            result = "ok"
+            if self.guard.failures and self.guard.succeeded():
+                self._hub.emit(GuardChanged(self.role, is_open=False, reason=""))
+            return outcome
+        finally:
+            seconds = perf_counter() - started
+            self._hub.emit(RoundTrip(self.role, len(commands), seconds, result))
+
+    async def _exchange(
+        self, commands: Sequence[Command | ScriptCall], attempt: Attempt
+    ) -> tuple[list[Any], str]:
+        connection = self._pool.take() or await self._pool.acquire(attempt)
+        clean = False
+        try:
+            attempt.stage = "sent"
+            replies = await _talk(connection, commands)
+            if any(type(reply) is driver.NoScriptError for reply in replies):
+                await self._load_and_repeat(connection, commands, replies)
+            clean = True
+            connection.last_used = asyncio.get_running_loop().time()
+            return replies, connection.run_id
+        finally:
+            await self._pool.release(connection, clean=clean)
+
+    async def _load_and_repeat(
+        self,
+        connection: StoreConnection,
+        commands: Sequence[Command | ScriptCall],
+        replies: list[Any],
+    ) -> None:
+        """Load what the server did not know, and repeat exactly the calls that did not run."""
+        missing = [i for i, reply in enumerate(replies) if type(reply) is driver.NoScriptError]
+        calls = [call for i in missing if isinstance(call := commands[i], ScriptCall)]
+        scripts = list({call.script.sha: call.script for call in calls}.values())
+        loads: list[Command | ScriptCall] = [("SCRIPT", "LOAD", s.text) for s in scripts]
+        again = await _talk(connection, loads + list(calls))
+        for i, reply in zip(missing, again[len(loads) :], strict=True):
+            replies[i] = reply
+        for script in scripts:
+            self._hub.emit(ScriptLoaded(self.role, script.name))
+
+    def _failure(self, error: Exception, attempt: Attempt) -> StoreError:
+        """Explain what ended an attempt, and let the guard know if the server is to blame."""
+        if isinstance(error, TimeoutError) and attempt.stage == "waiting":
+            return PoolExhaustedError(f"{self.address}: no connection came free in time")
+        failure = translate(error, sent=attempt.stage == "sent", server=self.address)
+        if isinstance(failure, StoreUnavailableError | StoreTimeoutError | ConnectionLostError):
+            self._note_failure(str(failure))
+        return failure
+
+    def _connect_failed(self, reason: str) -> None:
+        self._note_failure(reason)
+        self.guard.check()
+
+    def _note_failure(self, reason: str) -> None:
+        if self.guard.failed(reason):
+            self._hub.emit(GuardChanged(self.role, is_open=True, reason=reason))
+            self._prober = asyncio.create_task(self._probe(), name=f"sark-probe-{self.role}")
+
+    async def _probe(self) -> None:
+        """Ask PING on a connection of its own until the server answers again."""
+        await self._pool.reset()
+        while self.guard.is_open:
+            await asyncio.sleep(self.guard.next_pause())
+            connection = self._connections()
+            try:
+                async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
+                    await connection.open()
+            except (driver.ValkeyError, TimeoutError, OSError) as error:
+                self.guard.reason = str(error) or type(error).__name__
+            else:
+                self.guard.succeeded()
+                self._hub.emit(GuardChanged(self.role, is_open=False, reason=""))
+            finally:
+                await connection.disconnect(nowait=True)
+
+
+async def _talk(connection: StoreConnection, commands: Sequence[Command | ScriptCall]) -> list[Any]:
+    """Write all commands, then read as many replies; an error reply is returned, not raised."""
+    packed = [pack_command(c.command() if isinstance(c, ScriptCall) else c) for c in commands]
+    await connection.send_packed_command(packed, check_health=False)
+    replies: list[Any] = []
+    for _ in packed:
+        try:
+            replies.append(await connection.read_response())
+        except driver.ResponseError as error:
+            replies.append(error)
+    return replies
+
+
+def _error(error: Exception, address: str) -> StoreCommandError:
+    return StoreCommandError(f"{address}: {error}")
+
+
+def _value(reply: Any, address: str) -> Any:
+    if isinstance(reply, Exception):
+        raise _error(reply, address) from reply
+    return reply
+
+
+def _result_of(failure: StoreError) -> CallResult:
+    match failure:
+        case StoreTimeoutError():
+            return "timeout"
+        case ConnectionLostError():
+            return "lost"
+        case StoreUnavailableError():
+            return "unavailable"
+        case _:
+            return "error"
