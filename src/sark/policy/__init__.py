@@ -1,0 +1,18 @@
+"""The policy decision cache, its generations, and the engines that decide."""
+
+from sark.policy.cache import CachedDecision, Found, PolicyCache
+from sark.policy.decision import Decision
+from sark.policy.question import JsonValue, Question
+from sark.policy.sensitivity import Sensitivity, TtlTiers, sensitivity_of
+
+__all__ = [
+    "CachedDecision",
+    "Decision",
+    "Found",
+    "JsonValue",
+    "PolicyCache",
+    "Question",
+    "Sensitivity",
+    "TtlTiers",
+    "sensitivity_of",
+]

@@ -1,0 +1,148 @@
+"""The embedded Rego engine: Microsoft's regorus, for development and tests.
+
+A subset of Rego, for which OPA is the reference: no JWT and crypto builtins, strict errors where a
+builtin gets the wrong type, lines of at most 1,024 columns. It evaluates on the calling thread,
+holds the GIL and has no time limit, so a policy that loops for long holds up the process; OPA over
+HTTP is the evaluator for production.
+
+An engine may only be used by the thread that made it (regorus panics otherwise), so each thread
+builds its own from the same source.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sark.errors import ConfigurationError, EvaluationError, PolicyError
+from sark.policy.decision import Decision
+from sark.policy.evaluators.base import decision_from_json
+from sark.policy.evaluators.rego_source import RegoSource, read_source
+
+__all__ = ["EmbeddedRego"]
+
+# An input with the fields of every question, to find out at load what only shows on evaluation.
+_EMPTY_INPUT = '{"action":"","context":{},"resource":"","user_id":""}'
+_LOCATION = re.compile(r"-->\s*(?P<file>.+?):(?P<line>\d+):(?P<column>\d+)")
+_REASON = re.compile(r"^error: (?P<reason>.+)$", re.MULTILINE)
+
+
+class _Expression(msgspec.Struct):
+    value: msgspec.Raw
+
+
+class _Row(msgspec.Struct):
+    expressions: list[_Expression]
+
+
+class _QueryResult(msgspec.Struct):
+    # Left out by the engine when the query is undefined. ``eval_rule`` would answer null then,
+    # which is also the answer for a rule whose value is null.
+    result: list[_Row] = []
+
+
+_decode = msgspec.json.Decoder(_QueryResult).decode
+
+
+class EmbeddedRego:
+    """Evaluates policies with regorus.
+
+    Args:
+        directory: Where the ``.rego`` files and their data are.
+        policies: Names of the policies to serve; each must define ``decision``.
+
+    Raises:
+        PolicyError: Something does not load; the message names file, line and reason.
+        ConfigurationError: The engine is not installed.
+    """
+
+    def __init__(self, directory: Path, policies: tuple[str, ...]) -> None:
+        self._source = read_source(directory)
+        self._policies = policies
+        self._engines = threading.local()
+        self._check()
+
+    @property
+    def revision(self) -> str:
+        """Digest of the policy directory."""
+        return self._source.revision
+
+    async def evaluate(self, policy: str, input_json: bytes) -> Decision | None:
+        """Evaluate one policy; see ``Evaluator``."""
+        engine = self._engine()
+        try:
+            engine.set_input_json(input_json.decode())
+            document: str = engine.eval_query_as_json(f"data.sark.{policy}.decision")
+        except BaseException as error:  # noqa: BLE001 - a panic of the engine is a BaseException
+            raise _evaluation_error(policy, error) from None
+        rows = _decode(document).result
+        if not rows:
+            return None
+        return decision_from_json(policy, bytes(rows[0].expressions[0].value))
+
+    async def close(self) -> None:
+        """Nothing to release: engines end with their threads."""
+
+    def _engine(self) -> Any:
+        engine = getattr(self._engines, "engine", None)
+        if engine is None:
+            engine = self._engines.engine = _load(self._source)
+        return engine
+
+    def _check(self) -> None:
+        """Evaluate every entry point once: unsafe variables only show then."""
+        engine = self._engine()
+        engine.set_input_json(_EMPTY_INPUT)
+        for policy in self._policies:
+            try:
+                engine.eval_rule_as_json(f"data.sark.{policy}.decision")
+            except RuntimeError as error:
+                text = str(error)
+                if text.startswith("not a valid rule path"):
+                    raise PolicyError(
+                        f"{self._source.root}: no rule data.sark.{policy}.decision; "
+                        f"SARK_POLICIES names the policy {policy!r}"
+                    ) from None
+                raise _policy_error(self._source, text) from None
+
+
+def _load(source: RegoSource) -> Any:
+    try:
+        import regorus
+    except ImportError:
+        raise ConfigurationError(
+            "the embedded Rego engine is not installed: pip install 'sark[embedded]'"
+        ) from None
+    engine = regorus.Engine()
+    for name, text in source.modules:
+        try:
+            engine.add_policy(name, text)
+        except RuntimeError as error:
+            raise _policy_error(source, str(error)) from None
+    engine.add_data_json(msgspec.json.encode(source.data).decode())
+    return engine
+
+
+def _policy_error(source: RegoSource, text: str) -> PolicyError:
+    """Turn the engine's report, a drawing with a backtrace, into one line."""
+    location, reason = _LOCATION.search(text), _REASON.search(text)
+    why = reason["reason"] if reason else text.split("\n\nStack backtrace", 1)[0].strip()
+    why = " ".join(why.split())
+    if location is None:
+        return PolicyError(f"{source.root}: {why}")
+    file = source.root / location["file"]
+    return PolicyError(f"{file}:{location['line']}:{location['column']}: {why}")
+
+
+def _evaluation_error(policy: str, error: BaseException) -> BaseException:
+    if isinstance(error, KeyboardInterrupt | SystemExit | asyncio.CancelledError):
+        return error
+    location, reason = _LOCATION.search(str(error)), _REASON.search(str(error))
+    why = reason["reason"] if reason else str(error).split("\n", 1)[0]
+    at = f" at {location['file']}:{location['line']}" if location else ""
+    return EvaluationError(f"data.sark.{policy}.decision: {why}{at}")

@@ -1,0 +1,15 @@
+-- Writes a new generation token: every decision stamped with the previous one is a miss.
+--
+-- KEYS[1]  the token's key
+-- ARGV[1]  nonce, as in policy_generations
+-- ARGV[2]  life of the token in milliseconds, 0 for a permanent one
+--
+-- Returns the token. Atomic because tokens must be ordered: later than the previous one whatever
+-- the clock did in between.
+local token = next_token(server.call('GET', KEYS[1]), ARGV[1])
+if ARGV[2] == '0' then
+  server.call('SET', KEYS[1], token)
+else
+  server.call('SET', KEYS[1], token, 'PX', ARGV[2])
+end
+return token

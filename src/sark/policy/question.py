@@ -1,0 +1,145 @@
+"""A question put to a policy, and the key under which its decision is cached.
+
+The key is derived from exactly the bytes that the evaluator receives as ``input``: the canonical
+JSON of ``{action, context, resource, user_id}``, with object members sorted by name at any depth,
+prefixed with the policy's name. So no key can omit an input that a decision depends on, and two
+different questions cannot share a key: ``1``, ``1.0``, ``"1"`` and ``true`` have different JSON
+forms, and Unicode text is neither normalised nor escaped.
+"""
+
+from __future__ import annotations
+
+import math
+from hashlib import sha256
+
+import msgspec
+
+from sark.errors import InvalidRequestError
+
+__all__ = ["MAX_CONTEXT_BYTES", "MAX_CONTEXT_DEPTH", "MAX_ID_BYTES", "JsonValue", "Question"]
+
+MAX_ID_BYTES = 256
+MAX_CONTEXT_BYTES = 16_384
+MAX_CONTEXT_DEPTH = 8
+
+JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
+
+_encode = msgspec.json.Encoder(order="sorted").encode
+
+
+class Input(msgspec.Struct, frozen=True):
+    """What a policy sees as ``input``."""
+
+    action: str
+    context: dict[str, JsonValue]
+    resource: str
+    user_id: str
+
+
+class Question(msgspec.Struct, frozen=True):
+    """Who wants to do what to what, under which circumstances.
+
+    Build it with ``ask``, which checks the fields.
+
+    Attributes:
+        policy: Name of the policy that decides.
+        user_id: The user.
+        action: The action, such as ``server:read``.
+        input: Canonical JSON of what the policy sees.
+        digest: SHA-256 of policy and input, in hex.
+    """
+
+    policy: str
+    user_id: str
+    action: str
+    input: bytes
+    digest: str
+
+    @classmethod
+    def ask(
+        cls,
+        policy: str,
+        user_id: str,
+        action: str,
+        resource: str,
+        context: dict[str, JsonValue] | None = None,
+    ) -> Question:
+        """Check the fields of a question and derive its key.
+
+        Raises:
+            InvalidRequestError: A field is empty, too long, not Unicode or not JSON.
+        """
+        check_text("user_id", user_id)
+        check_text("action", action)
+        check_text("resource", resource)
+        if context:
+            _check_context(context)
+        try:
+            encoded = _encode(Input(action, context or {}, resource, user_id))
+        except UnicodeEncodeError:
+            field = _unencodable(user_id=user_id, action=action, resource=resource)
+            raise InvalidRequestError(field, "is not valid Unicode (a lone surrogate)") from None
+        if len(encoded) > MAX_CONTEXT_BYTES and len(_encode(context)) > MAX_CONTEXT_BYTES:
+            size = len(_encode(context))
+            raise InvalidRequestError(
+                "context", f"got {size} bytes of JSON, expected at most {MAX_CONTEXT_BYTES}"
+            )
+        digest = sha256(policy.encode() + b"\n" + encoded).hexdigest()
+        return cls(policy, user_id, action, encoded, digest)
+
+
+def check_text(field: str, value: object) -> None:
+    """Refuse what is no text of 1 to ``MAX_ID_BYTES`` bytes.
+
+    Raises:
+        InvalidRequestError: It names the field, what came and what was expected.
+    """
+    if not isinstance(value, str):
+        raise InvalidRequestError(field, f"got {type(value).__name__}, expected a string")
+    if not value:
+        raise InvalidRequestError(field, "got an empty string, expected at least one character")
+    # A character takes at most 4 bytes, so short strings need no encoding to be measured.
+    if len(value) * 4 > MAX_ID_BYTES:
+        size = len(value.encode("utf-8", "surrogatepass"))
+        if size > MAX_ID_BYTES:
+            raise InvalidRequestError(
+                field, f"got {size} bytes, expected at most {MAX_ID_BYTES} bytes of UTF-8"
+            )
+
+
+def _check_context(context: object) -> None:
+    if not isinstance(context, dict):
+        raise InvalidRequestError("context", f"got {type(context).__name__}, expected an object")
+    _check_json(context, "context", MAX_CONTEXT_DEPTH)
+
+
+def _check_json(value: object, path: str, depth: int) -> None:
+    """Refuse what has no JSON form of its own: the encoder would turn NaN into null, say."""
+    if isinstance(value, str | bool | int) or value is None:
+        return
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise InvalidRequestError(path, f"got {value}, expected a finite number")
+        return
+    if depth == 0:
+        raise InvalidRequestError(path, f"is nested deeper than {MAX_CONTEXT_DEPTH} levels")
+    if isinstance(value, dict):
+        for name, item in value.items():
+            if not isinstance(name, str):
+                kind = type(name).__name__
+                raise InvalidRequestError(path, f"has a name of type {kind}, expected strings")
+            _check_json(item, f"{path}.{name}", depth - 1)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _check_json(item, f"{path}[{index}]", depth - 1)
+    else:
+        raise InvalidRequestError(path, f"got {type(value).__name__}, expected a JSON value")
+
+
+def _unencodable(**fields: str) -> str:
+    for name, value in fields.items():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return name
+    return "context"
