@@ -1,0 +1,277 @@
+"""The settings themselves, in the order in which they are documented."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, ModelWrapValidatorHandler, SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from sark.errors import SettingsError
+from sark.settings import _kinds as kinds
+from sark.settings._environment import EnvironmentSource, variable_of
+from sark.settings._kinds import HostPort, Kind
+from sark.settings._rules import LogFormat, LogLevel, Topology, conflicts
+from sark.settings._urls import ServerUrl
+
+_TOKEN = kinds.secret("at least 16 printable ASCII characters without spaces", r"[!-~]{16,}")
+
+
+class Settings(BaseSettings):
+    """All settings of one process, validated and frozen.
+
+    Values come from the environment; arguments, by attribute name, take precedence.
+
+    Raises:
+        SettingsError: If a value isn't accepted; one line for each.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        populate_by_name=True,
+        case_sensitive=True,
+        hide_input_in_errors=True,
+        env_file=None,
+    )
+
+    valkey_url: Annotated[ServerUrl | None, kinds.server_url()] = Field(
+        default=None,
+        validation_alias="VALKEY_URL",
+        description="The Valkey server, for both roles. Unset: an embedded server is started.",
+    )
+    valkey_state_url: Annotated[ServerUrl | None, kinds.server_url()] = Field(
+        default=None,
+        validation_alias="VALKEY_STATE_URL",
+        description=(
+            "A separate server for state (sessions, limits, the audit queue), which must not "
+            "evict; `VALKEY_URL` then serves the cache alone. Unset: `VALKEY_URL` serves both."
+        ),
+    )
+    valkey_password: Annotated[
+        SecretStr | None, kinds.secret("UTF-8 text", r"[^\ud800-\udfff]+")
+    ] = Field(
+        default=None,
+        validation_alias="VALKEY_PASSWORD",
+        description="Password for servers whose URL holds none.",
+    )
+    valkey_pool_size: Annotated[int, kinds.whole(1, 10_000, "connections")] = Field(
+        default=20,
+        validation_alias="VALKEY_POOL_SIZE",
+        description="Most connections that this process opens to each server.",
+    )
+    valkey_socket_timeout: Annotated[float, kinds.number(0, 300, "seconds", above=True)] = Field(
+        default=5.0,
+        validation_alias="VALKEY_SOCKET_TIMEOUT",
+        description="Longest wait for an answer on a connection.",
+    )
+    valkey_socket_connect_timeout: Annotated[float, kinds.number(0, 300, "seconds", above=True)] = (
+        Field(
+            default=2.0,
+            validation_alias="VALKEY_SOCKET_CONNECT_TIMEOUT",
+            description="Longest wait for a connection to open.",
+        )
+    )
+    valkey_health_check_interval: Annotated[float, kinds.number(0, 86_400, "seconds")] = Field(
+        default=30.0,
+        validation_alias="VALKEY_HEALTH_CHECK_INTERVAL",
+        description="Idle time after which a connection is checked before use; 0 switches it off.",
+    )
+    valkey_sentinel_hosts: Annotated[tuple[HostPort, ...] | None, kinds.hosts_and_ports()] = Field(
+        default=None,
+        validation_alias="VALKEY_SENTINEL_HOSTS",
+        description="Sentinels that know the primary. Implies `SARK_TOPOLOGY=sentinel`.",
+    )
+    valkey_sentinel_master: Annotated[
+        str | None, kinds.text("a name of letters, digits, '.', '_', '-'", r"[A-Za-z0-9._-]+")
+    ] = Field(
+        default=None,
+        validation_alias="VALKEY_SENTINEL_MASTER",
+        description="Name under which the Sentinels know the primary.",
+    )
+    topology: Annotated[Topology, kinds.choice("single", "sentinel", "cluster")] = Field(
+        default="single",
+        validation_alias="SARK_TOPOLOGY",
+        description="How Valkey is deployed. This version supports `single` only.",
+    )
+    host: Annotated[str, kinds.host()] = Field(
+        default="127.0.0.1",
+        validation_alias="SARK_HOST",
+        description=(
+            "Where the service listens. Beyond loopback it needs `SARK_SERVICE_TOKEN` or "
+            "`SARK_ALLOW_ANONYMOUS=true`."
+        ),
+    )
+    port: Annotated[int, kinds.whole(0, 65_535)] = Field(
+        default=8000,
+        validation_alias="SARK_PORT",
+        description="Port on which the service listens; 0 takes any free one.",
+    )
+    admin_token: Annotated[SecretStr | None, _TOKEN] = Field(
+        default=None,
+        validation_alias="SARK_ADMIN_TOKEN",
+        description="Bearer token of administrators. Unset: admin routes are closed.",
+    )
+    service_token: Annotated[SecretStr | None, _TOKEN] = Field(
+        default=None,
+        validation_alias="SARK_SERVICE_TOKEN",
+        description=(
+            "Bearer token of calling services; differs from the admin token. Unset: callers need "
+            "no credential."
+        ),
+    )
+    allow_anonymous: Annotated[bool, kinds.flag()] = Field(
+        default=False,
+        validation_alias="SARK_ALLOW_ANONYMOUS",
+        description="Whether to listen beyond loopback although callers need no credential.",
+    )
+    policies: Annotated[tuple[str, ...], kinds.names("[a-z][a-z0-9_]{0,63}")] = Field(
+        default=("authz",),
+        validation_alias="SARK_POLICIES",
+        description="Policies that requests may name.",
+    )
+    policy_dir: Annotated[Path | None, kinds.path()] = Field(
+        default=None,
+        validation_alias="SARK_POLICY_DIR",
+        description=(
+            "Folder of `.rego` files and their `.json` or `.yaml` data. Required unless run from "
+            "a checkout, whose `examples/policies` are then used."
+        ),
+    )
+    data_dir: Annotated[Path, kinds.path()] = Field(
+        default=Path(".sark"),
+        validation_alias="SARK_DATA_DIR",
+        description="Folder of what must survive a restart, such as the embedded server's data.",
+    )
+    request_budget_ms: Annotated[int, kinds.whole(1, 60_000, "milliseconds")] = Field(
+        default=250,
+        validation_alias="SARK_REQUEST_BUDGET_MS",
+        description="Time for all round trips to Valkey of one request together.",
+    )
+    evaluator_timeout_ms: Annotated[int, kinds.whole(1, 60_000, "milliseconds")] = Field(
+        default=1000,
+        validation_alias="SARK_EVALUATOR_TIMEOUT_MS",
+        description="Time for the policy engine to decide one request.",
+    )
+    limit_per_minute: Annotated[int, kinds.whole(0, 10**9, "requests per minute")] = Field(
+        default=1000,
+        validation_alias="SARK_LIMIT_PER_MINUTE",
+        description=(
+            "Limit for each user, IP address and API key that a request names; 0 switches the "
+            "limits off."
+        ),
+    )
+    ttl_high: Annotated[int, kinds.whole(1, 86_400, "seconds")] = Field(
+        default=300,
+        validation_alias="SARK_TTL_HIGH",
+        description="How long decisions of high sensitivity are cached; the shortest.",
+    )
+    ttl_medium: Annotated[int, kinds.whole(1, 86_400, "seconds")] = Field(
+        default=900,
+        validation_alias="SARK_TTL_MEDIUM",
+        description="How long decisions of medium sensitivity are cached.",
+    )
+    ttl_low: Annotated[int, kinds.whole(1, 86_400, "seconds")] = Field(
+        default=3600,
+        validation_alias="SARK_TTL_LOW",
+        description="How long decisions of low sensitivity are cached; the longest.",
+    )
+    max_body_bytes: Annotated[int, kinds.whole(1024, 16 * 2**20, "bytes")] = Field(
+        default=65_536,
+        validation_alias="SARK_MAX_BODY_BYTES",
+        description="Largest request body that is read.",
+    )
+    siem_max_events: Annotated[int, kinds.whole(1, 10**9, "entries")] = Field(
+        default=100_000,
+        validation_alias="SARK_SIEM_MAX_EVENTS",
+        description="Most audit events in the queue.",
+    )
+    siem_max_bytes: Annotated[int, kinds.whole(1024, 2**40, "bytes")] = Field(
+        default=256 * 2**20,
+        validation_alias="SARK_SIEM_MAX_BYTES",
+        description="Largest size of the audit events in the queue together.",
+    )
+    wait_replicas: Annotated[int | None, kinds.whole(0, 16, "replicas")] = Field(
+        default=None,
+        validation_alias="SARK_WAIT_REPLICAS",
+        description=(
+            "Replicas that must confirm an invalidation before it returns. Unset: by topology, "
+            "1 with Sentinel, else 0."
+        ),
+    )
+    log_level: Annotated[LogLevel, kinds.choice("debug", "info", "warning", "error")] = Field(
+        default="info",
+        validation_alias="SARK_LOG_LEVEL",
+        description="Least severe level that is logged.",
+    )
+    log_format: Annotated[LogFormat, kinds.choice("json", "console", "auto")] = Field(
+        default="auto",
+        validation_alias="SARK_LOG_FORMAT",
+        description="Form of log lines; `auto` is `console` on a terminal, else `json`.",
+    )
+
+    @property
+    def effective_wait_replicas(self) -> int:
+        """Replicas that must confirm an invalidation, as set or implied by the topology."""
+        if self.wait_replicas is not None:
+            return self.wait_replicas
+        return 1 if self.topology == "sentinel" else 0
+
+    @property
+    def cluster_tags(self) -> bool:
+        """Whether key names carry hash tags, which keep together what one script touches."""
+        return self.topology == "cluster"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read arguments, then the declared variables; no file."""
+        del env_settings, dotenv_settings, file_secret_settings
+        return init_settings, EnvironmentSource(settings_cls)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _validate(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Imply the topology, check the rules between settings, and put errors in one line each."""
+        try:
+            settings = handler(_imply_topology(values))
+            lines = conflicts(settings)
+        except ValidationError as error:
+            lines = [_line(detail) for detail in error.errors(include_url=False)]
+        # Raised outside ``except``: the original holds all input, secrets included, and would
+        # otherwise travel along as the context of this error.
+        if lines:
+            raise SettingsError("\n".join(sorted(lines)))
+        return settings
+
+
+def kind_of(field: FieldInfo) -> Kind:
+    """Return what a field takes."""
+    return next(item for item in field.metadata if isinstance(item, Kind))
+
+
+def _imply_topology(values: Any) -> Any:
+    if not isinstance(values, dict) or {"topology", "SARK_TOPOLOGY"} & values.keys():
+        return values
+    implied = any(values.get(key) for key in ("valkey_sentinel_hosts", "VALKEY_SENTINEL_HOSTS"))
+    return {**values, "SARK_TOPOLOGY": "sentinel"} if implied else values
+
+
+def _line(detail: ErrorDetails) -> str:
+    """Put pydantic's account of one wrong value into a line that can be shown."""
+    key = str(detail["loc"][0])
+    for name, field in Settings.model_fields.items():
+        if key in (name, variable_of(field)):
+            kind = kind_of(field)
+            refused = kind.refused(detail["input"])
+            return f"{variable_of(field)}: got {refused}, expected {kind.expected}"
+    return f"{key}: no such setting"

@@ -1,0 +1,126 @@
+"""Rules that concern more than one setting.
+
+Each returns the lines of what is wrong, so that all of it can be told at once.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING, Literal
+
+from sark.errors import SettingsError
+
+if TYPE_CHECKING:
+    from sark.settings._model import Settings
+
+Topology = Literal["single", "sentinel", "cluster"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["json", "console", "auto"]
+
+SUPPORTED_TOPOLOGIES: frozenset[Topology] = frozenset({"single"})
+"""What this version can run. The others are recognised, and refused by ``_unsupported``."""
+
+
+def conflicts(settings: Settings) -> list[str]:
+    """Return one line for each contradiction between settings that are valid one by one."""
+    return [
+        *_roles(settings),
+        *_sentinel(settings),
+        *_cluster(settings),
+        *_unsupported(settings),
+        *_tokens(settings),
+        *_ttl_order(settings),
+    ]
+
+
+def check_exposure(settings: Settings) -> None:
+    """Refuse to answer other machines without asking callers for a credential.
+
+    Raises:
+        SettingsError: If the service would listen beyond loopback without a service token, and
+            nobody has allowed that.
+    """
+    if settings.service_token or settings.allow_anonymous or is_loopback(settings.host):
+        return
+    raise SettingsError(
+        f"SARK_HOST: got {settings.host!r}, which other machines can reach while callers need no "
+        "credential, expected SARK_SERVICE_TOKEN to be set (callers then authenticate), or "
+        "SARK_ALLOW_ANONYMOUS=true (anybody who reaches the port may ask)"
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach a listener on the host."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        # Other names depend on a resolver, so nobody can promise where they lead.
+        return host.lower() == "localhost"
+
+
+def _roles(settings: Settings) -> list[str]:
+    if settings.valkey_state_url is None or settings.valkey_url is not None:
+        return []
+    return [
+        f"VALKEY_STATE_URL: got '{settings.valkey_state_url}', expected VALKEY_URL to be set too"
+    ]
+
+
+def _sentinel(settings: Settings) -> list[str]:
+    hosts, master = settings.valkey_sentinel_hosts, settings.valkey_sentinel_master
+    lines = []
+    if hosts and settings.topology != "sentinel":
+        lines.append(
+            f"SARK_TOPOLOGY: got {settings.topology!r}, expected sentinel (or unset) because "
+            "VALKEY_SENTINEL_HOSTS is set"
+        )
+    if hosts and not master:
+        lines.append(
+            "VALKEY_SENTINEL_MASTER: got nothing, expected the name under which the Sentinels know "
+            "the primary because VALKEY_SENTINEL_HOSTS is set"
+        )
+    if master and not hosts:
+        lines.append(
+            f"VALKEY_SENTINEL_MASTER: got {master!r}, expected VALKEY_SENTINEL_HOSTS to be set as "
+            "well"
+        )
+    if settings.topology == "sentinel" and not hosts:
+        lines.append(
+            "SARK_TOPOLOGY: got 'sentinel', expected VALKEY_SENTINEL_HOSTS to be set as well"
+        )
+    return lines
+
+
+def _cluster(settings: Settings) -> list[str]:
+    if settings.topology != "cluster" or settings.valkey_url is not None:
+        return []
+    return ["SARK_TOPOLOGY: got 'cluster', expected VALKEY_URL to name one of its servers"]
+
+
+def _unsupported(settings: Settings) -> list[str]:
+    """Refuse the topologies that this version can't run yet."""
+    if settings.topology in SUPPORTED_TOPOLOGIES:
+        return []
+    topology = settings.topology
+    implied = " (VALKEY_SENTINEL_HOSTS implies it)" if settings.valkey_sentinel_hosts else ""
+    reason = f"this version does not support {topology} yet"
+    return [f"SARK_TOPOLOGY: got {topology!r}{implied}, expected single because {reason}"]
+
+
+def _tokens(settings: Settings) -> list[str]:
+    if settings.admin_token is None or settings.admin_token != settings.service_token:
+        return []
+    return ["SARK_SERVICE_TOKEN: got the same value as SARK_ADMIN_TOKEN, expected a different one"]
+
+
+def _ttl_order(settings: Settings) -> list[str]:
+    ordered = (
+        ("SARK_TTL_HIGH", settings.ttl_high, "SARK_TTL_MEDIUM", settings.ttl_medium),
+        ("SARK_TTL_MEDIUM", settings.ttl_medium, "SARK_TTL_LOW", settings.ttl_low),
+    )
+    return [
+        f"{shorter}: got {ttl}, expected at most {longer}, which is {bound} (seconds): the more "
+        "sensitive, the shorter"
+        for shorter, ttl, longer, bound in ordered
+        if ttl > bound
+    ]
