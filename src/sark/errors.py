@@ -16,6 +16,7 @@
     │   ├── ConnectionLostError     the connection broke after sending; likewise unknown
     │   └── StoreCommandError       the server answered with an error
     ├── EvaluationError             the policy engine failed; never cached, always a denial
+    ├── LimitExceededError          a rate limit refused the request
     └── AuditError                  an answer's audit event was not accepted
         └── QueueFullError          ... because the event queue is at its bound
 
@@ -31,6 +32,7 @@ __all__ = [
     "EmbeddedServerError",
     "EvaluationError",
     "InvalidRequestError",
+    "LimitExceededError",
     "PolicyError",
     "PoolExhaustedError",
     "QueueFullError",
@@ -116,6 +118,26 @@ class StoreCommandError(StoreError):
 
 class EvaluationError(SarkError):
     """The policy engine failed to give a decision. Never cached, always a denial."""
+
+
+class LimitExceededError(SarkError):
+    """A rate limit refused the request. The refusal has been recorded.
+
+    Attributes:
+        kind: Which identity is at its limit: ``user``, ``ip`` or ``apikey``.
+        retry_after: Seconds until the window ends.
+        limits: Every identity's window, as in an answer.
+        decision_id: Id of the audit event under which the refusal is recorded.
+    """
+
+    def __init__(
+        self, kind: str, *, retry_after: int, limits: tuple[object, ...], decision_id: str
+    ) -> None:
+        super().__init__(f"the rate limit of this {kind} is exhausted; retry in {retry_after} s")
+        self.kind = kind
+        self.retry_after = retry_after
+        self.limits = limits
+        self.decision_id = decision_id
 
 
 class AuditError(SarkError):

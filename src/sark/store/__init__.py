@@ -5,11 +5,12 @@ Nothing outside this package knows how many servers there are or how they are re
 
 from sark.store.pool import PoolStats
 from sark.store.scripts import Script, load_script
-from sark.store.server import Reply, ScriptCall, Server
+from sark.store.server import Argument, Reply, ScriptCall, Server
 from sark.store.store import Store, StoreHealth
 from sark.store.topology import Topology
 
 __all__ = [
+    "Argument",
     "PoolStats",
     "Reply",
     "Script",

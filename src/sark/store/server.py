@@ -34,7 +34,7 @@ from sark.store.guard import Guard
 from sark.store.pool import Attempt, ConnectionPool, PoolStats
 from sark.store.scripts import Script
 
-__all__ = ["Reply", "ScriptCall", "Server"]
+__all__ = ["Argument", "Reply", "ScriptCall", "Server"]
 
 Argument = str | bytes | int | float
 Command = tuple[Argument, ...]

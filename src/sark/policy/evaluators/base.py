@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import msgspec
@@ -40,20 +41,31 @@ class Evaluator(Protocol):
         ...
 
 
-_decode = msgspec.json.Decoder(Decision).decode
+class _Document(msgspec.Struct):
+    allow: bool
+    reason: str = ""
+    ttl: int | float | None = None
+    cacheable: bool = True
+
+
+_decode = msgspec.json.Decoder(_Document).decode
 
 
 def decision_from_json(policy: str, document: bytes | str) -> Decision:
     """Read a decision object as a policy returns it; members that are not ours are ignored.
 
+    A ``ttl`` is rounded down to whole seconds; one below a second means not cacheable.
+
     Raises:
         EvaluationError: ``allow`` is missing, or a member has the wrong type.
     """
     try:
-        decision = _decode(document)
+        found = _decode(document)
     except msgspec.MsgspecError as error:
         raise EvaluationError(f"data.sark.{policy}.decision: {error}") from None
-    if decision.ttl is not None and decision.ttl <= 0:
-        # A ttl of zero says: not even for a second.
-        return Decision(decision.allow, decision.reason, None, cacheable=False)
-    return decision
+    if found.ttl is None:
+        return Decision(found.allow, found.reason, None, found.cacheable)
+    ttl = math.floor(found.ttl)
+    if ttl < 1:
+        return Decision(found.allow, found.reason, None, cacheable=False)
+    return Decision(found.allow, found.reason, ttl, found.cacheable)

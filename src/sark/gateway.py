@@ -1,0 +1,311 @@
+"""``authorize()``: the request path, composed of the functions.
+
+::
+
+    round trip 1   charge the rate limits and look the decision up, in one script call
+                   (a split deployment asks the cache server at the same time)
+    on a miss      evaluate; store the decision while the audit event is appended
+    round trip 2   append the audit event, shared with concurrent requests
+
+All round trips of a request share one budget. The time that an evaluation takes is not part of
+it: the evaluator has a deadline of its own. No answer leaves before its audit event was accepted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Literal
+
+import msgspec
+
+from sark.errors import EvaluationError, LimitExceededError, UnknownPolicyError
+from sark.events import Decided, EvaluationFailed, LimitRefused, Looked
+from sark.policy import CachedDecision, Decision, Found, PolicyCache, Question
+from sark.policy.cache import judge
+from sark.policy.evaluators import Evaluator
+from sark.policy.generations import GENERATION_FRAGMENTS, fresh_nonce
+from sark.policy.question import JsonValue, check_text
+from sark.ratelimit import Charge, Identity, LimitState, RateLimiter
+from sark.ratelimit.limits import CHARGE_FRAGMENT
+from sark.siem import AuditEvent, EventQueue, Refusals, new_event_id, now
+from sark.store import Argument, Store, load_script
+
+__all__ = ["Answer", "Gateway", "Request"]
+
+# The clock and the generations come first: fragments may use what stands before them.
+_AUTHORIZE = load_script(
+    "gateway.authorize", *GENERATION_FRAGMENTS, CHARGE_FRAGMENT, ("sark", "authorize.lua")
+)
+
+REASON_UNDEFINED = "undefined"
+REASON_EVALUATION_FAILED = "evaluation_failed"
+
+
+class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a caller asks.
+
+    Attributes:
+        user_id: Who wants to act; 1 to 256 bytes.
+        action: What to do, such as ``server:read``.
+        resource: What to do it to.
+        context: Further circumstances for the policy; JSON of at most 16 KiB.
+        ip: Address of the acting user, for the rate limit.
+        api_key_id: Id of the api key in use, for the rate limit.
+        policy: Which policy decides; the first of ``SARK_POLICIES`` when left out.
+    """
+
+    user_id: str
+    action: str
+    resource: str
+    context: dict[str, Any] = {}
+    ip: str | None = None
+    api_key_id: str | None = None
+    policy: str | None = None
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The answer to a request.
+
+    Attributes:
+        allow: Whether the action is allowed.
+        reason: Why.
+        decision_id: Id of the audit event.
+        policy: Which policy decided.
+        cached: ``valkey`` when the decision came from the cache, else False.
+        ttl: Seconds that the decision stays cached; 0 when it is not.
+        limits: Each identity's window after this request.
+    """
+
+    allow: bool
+    reason: str
+    decision_id: str
+    policy: str
+    cached: Literal["valkey", "near", False]
+    ttl: int
+    limits: tuple[LimitState, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """A decision on its way to the audit event and the answer."""
+
+    allow: bool
+    reason: str
+    source: Literal["valkey", "evaluated", "failed", "undefined"]
+    ttl: int = 0
+    to_store: Decision | None = None
+
+
+class Gateway:
+    """Answers requests. Safe to share between tasks of one event loop.
+
+    Args:
+        store: The servers.
+        policies: Names of the policies that are served, the default first.
+        evaluator: Decides what the cache does not know.
+        cache: The decision cache.
+        limiter: The rate limits.
+        queue: Takes the audit events.
+        budget: Seconds for all round trips of one request.
+        evaluator_timeout: Seconds for one evaluation.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        policies: Sequence[str],
+        evaluator: Evaluator,
+        cache: PolicyCache,
+        limiter: RateLimiter,
+        queue: EventQueue,
+        budget: float,
+        evaluator_timeout: float,
+    ) -> None:
+        self.store = store
+        self.policies = tuple(policies)
+        self.evaluator = evaluator
+        self.cache = cache
+        self.queue = queue
+        self.refusals = Refusals(store, queue.bounds)
+        self._limiter = limiter
+        self._budget = budget
+        self._evaluator_timeout = evaluator_timeout
+
+    async def authorize(self, request: Request) -> Answer:
+        """Decide a request, and record the answer before returning it.
+
+        Args:
+            request: What is asked.
+
+        Returns:
+            The answer, allow or deny.
+
+        Raises:
+            InvalidRequestError: A field is unusable; nothing was charged or recorded.
+            LimitExceededError: A rate limit refused; recorded.
+            StoreError: Valkey did not answer in time, so nothing was decided.
+            AuditError: The answer could not be recorded, so it may not be given.
+        """
+        started = perf_counter()
+        question, identities = self._check(request)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._budget
+        charge, found = await self._round_trip(question, identities, deadline)
+        if found is None:
+            raise await self._refuse(request, question, charge, deadline)
+        if found.decision is not None:
+            outcome = _cached(found.decision)
+        else:
+            before = loop.time()
+            outcome = await self._evaluate(question)
+            deadline += loop.time() - before
+        cached: Literal["valkey", False] = "valkey" if outcome.source == "valkey" else False
+        event = _event(request, question, allow=outcome.allow, reason=outcome.reason, cached=cached)
+        ttl = await self._record(event, question, outcome, found.stamp, deadline)
+        seconds = perf_counter() - started
+        self.store.hub.emit(Decided(question.policy, outcome.allow, outcome.source, seconds))
+        return Answer(
+            allow=outcome.allow,
+            reason=outcome.reason,
+            decision_id=event.id,
+            policy=question.policy,
+            cached=cached,
+            ttl=ttl,
+            limits=charge.states,
+        )
+
+    def _check(self, request: Request) -> tuple[Question, tuple[Identity, ...]]:
+        """Refuse unusable input before any I/O."""
+        policy = request.policy or self.policies[0]
+        if policy not in self.policies:
+            known = ", ".join(self.policies)
+            raise UnknownPolicyError("policy", f"got {policy[:64]!r}, expected one of: {known}")
+        context: dict[str, JsonValue] = request.context
+        question = Question.ask(policy, request.user_id, request.action, request.resource, context)
+        if request.api_key_id is not None:
+            check_text("api_key_id", request.api_key_id)
+        identities = self._limiter.identities(request.user_id, request.ip, request.api_key_id)
+        return question, identities
+
+    async def _round_trip(
+        self, question: Question, identities: Sequence[Identity], deadline: float
+    ) -> tuple[Charge, Found | None]:
+        """Charge and look up; no ``Found`` when a limit refused."""
+        keys = self._limiter.keys(identities)
+        arguments: list[Argument] = [
+            len(keys),
+            fresh_nonce(),
+            self.cache.generations.user_token_ttl_ms,
+            *self._limiter.arguments(identities),
+        ]
+        keys += self.cache.generation_keys(question)
+        revision = self.evaluator.revision
+        cached = None
+        if self.store.shared:
+            keys.append(self.cache.decision_key(question))
+            reply = await self.store.state.run(_AUTHORIZE, keys, arguments, deadline=deadline)
+        else:
+            reply, cached = await asyncio.gather(
+                self.store.state.run(_AUTHORIZE, keys, arguments, deadline=deadline),
+                self.cache.read(question, deadline=deadline),
+            )
+        charge = self._limiter.read(identities, reply.value[0])
+        if not charge.admitted:
+            return charge, None
+        lookup: list[Any] = reply.value[1]
+        if self.store.shared:
+            found = judge(lookup, reply.run_id, revision)
+        else:
+            found = self.cache.judge_split(lookup, cached, reply.run_id, revision)
+        self.store.hub.emit(Looked(question.policy, found.result))
+        return charge, found
+
+    async def _evaluate(self, question: Question) -> _Outcome:
+        """Ask the policy engine; whatever goes wrong there is a denial that is not kept."""
+        policy = question.policy
+        try:
+            async with asyncio.timeout(self._evaluator_timeout):
+                decision = await self.evaluator.evaluate(policy, question.input)
+        except (EvaluationError, TimeoutError) as error:
+            reason = str(error) or f"no decision within {self._evaluator_timeout} s"
+            self.store.hub.emit(EvaluationFailed(policy, reason))
+            return _Outcome(allow=False, reason=REASON_EVALUATION_FAILED, source="failed")
+        if decision is None:
+            return _Outcome(allow=False, reason=REASON_UNDEFINED, source="undefined")
+        return _Outcome(decision.allow, decision.reason, "evaluated", to_store=decision)
+
+    async def _record(
+        self,
+        event: AuditEvent,
+        question: Question,
+        outcome: _Outcome,
+        stamp: str,
+        deadline: float,
+    ) -> int:
+        """Append the event, and store a new decision meanwhile; returns the decision's TTL."""
+        if outcome.to_store is None:
+            await self.queue.append(event, deadline=deadline)
+            return outcome.ttl
+        put = asyncio.create_task(
+            self.cache.put(question, outcome.to_store, stamp, deadline=deadline)
+        )
+        try:
+            await self.queue.append(event, deadline=deadline)
+        finally:
+            ttl = await put
+        return ttl
+
+    async def _refuse(
+        self, request: Request, question: Question, charge: Charge, deadline: float
+    ) -> LimitExceededError:
+        """Record a refusal and build the error that tells it."""
+        assert charge.refused is not None  # noqa: S101 - a refused charge names who refused
+        kind, identity = charge.refused
+        reason = f"rate_limit:{kind}"
+        event = _event(request, question, allow=False, reason=reason, kind="refusal")
+        name = self._limiter.keys([charge.refused])[0]
+        recorded_as = await self.refusals.record(
+            name,
+            event,
+            identity=f"{kind}:{identity}",
+            seconds_left=charge.retry_after,
+            deadline=deadline,
+        )
+        self.store.hub.emit(LimitRefused(kind))
+        return LimitExceededError(
+            kind, retry_after=charge.retry_after, limits=charge.states, decision_id=recorded_as
+        )
+
+
+def _cached(decision: CachedDecision) -> _Outcome:
+    return _Outcome(decision.allow, decision.reason, "valkey", decision.ttl)
+
+
+def _event(
+    request: Request,
+    question: Question,
+    *,
+    allow: bool,
+    reason: str,
+    kind: Literal["decision", "refusal"] = "decision",
+    cached: Literal["valkey", False] = False,
+) -> AuditEvent:
+    return AuditEvent(
+        id=new_event_id(),
+        time=now(),
+        type=kind,
+        policy=question.policy,
+        user_id=request.user_id,
+        action=request.action,
+        resource=request.resource,
+        context=request.context,
+        allow=allow,
+        reason=reason,
+        cached=cached,
+        ip=request.ip,
+        api_key_id=request.api_key_id,
+    )

@@ -1,0 +1,165 @@
+"""Fixed-window rate limits for the identities of a request, charged together.
+
+A request names up to three identities: its user, its ip address and its api key. Each has a
+counter of its own; all are charged by one script, and a request that one of them refuses charges
+none. The window begins with the first request counted in it and is never extended, so a client
+that keeps below its limit is never refused, and one that retries while refused is not punished
+for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import ip_address
+from typing import Literal
+
+import msgspec
+
+from sark.errors import InvalidRequestError
+from sark.keyspace import Keyspace
+from sark.store import Store, load_script
+
+__all__ = ["Charge", "Identity", "Limit", "LimitState", "RateLimiter", "canonical_ip"]
+
+Kind = Literal["user", "ip", "apikey"]
+Identity = tuple[Kind, str]
+
+CHARGE_FRAGMENT = ("sark.ratelimit", "charge.lua")
+_CHARGE = load_script("ratelimit.charge", CHARGE_FRAGMENT, ("sark.ratelimit", "charge_main.lua"))
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """So many requests in a window.
+
+    Attributes:
+        requests: Most requests per window.
+        window_seconds: Length of the window.
+    """
+
+    requests: int
+    window_seconds: int = 60
+
+
+class LimitState(msgspec.Struct, frozen=True):
+    """One identity's window after a request.
+
+    Attributes:
+        kind: ``user``, ``ip`` or ``apikey``.
+        limit: Most requests per window.
+        remaining: Requests left in this window.
+        reset: Seconds until the window ends, rounded up.
+    """
+
+    kind: Kind
+    limit: int
+    remaining: int
+    reset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """The outcome of charging a request.
+
+    Attributes:
+        admitted: Whether the request may go on.
+        states: Each identity's window, in the order of the identities.
+        refused: The first identity that is at its limit, when not admitted.
+        retry_after: Seconds until every refusing window has ended; 0 when admitted.
+    """
+
+    admitted: bool
+    states: tuple[LimitState, ...]
+    refused: Identity | None = None
+    retry_after: int = 0
+
+
+@lru_cache(maxsize=8192)
+def canonical_ip(text: str) -> str:
+    """Spell an ip address in its one canonical form.
+
+    Raises:
+        InvalidRequestError: It is none.
+    """
+    try:
+        address = ip_address(text)
+    except ValueError:
+        raise InvalidRequestError("ip", "got no IPv4 or IPv6 address") from None
+    mapped = getattr(address, "ipv4_mapped", None)
+    return str(mapped or address)
+
+
+class RateLimiter:
+    """Charges requests against one limit per identity.
+
+    Args:
+        store: Where the counters live.
+        limit: The limit of each identity; None switches limits off.
+    """
+
+    def __init__(self, store: Store, limit: Limit | None) -> None:
+        self._store = store
+        self._limit = limit
+
+    def identities(
+        self, user_id: str, ip: str | None, api_key_id: str | None
+    ) -> tuple[Identity, ...]:
+        """List the identities of a request that are limited.
+
+        Raises:
+            InvalidRequestError: ``ip`` is no address.
+        """
+        if self._limit is None:
+            return ()
+        found: list[Identity] = [("user", user_id)]
+        if ip is not None:
+            found.append(("ip", canonical_ip(ip)))
+        if api_key_id is not None:
+            found.append(("apikey", api_key_id))
+        return tuple(found)
+
+    def keys(self, identities: Sequence[Identity]) -> list[str]:
+        """Name the identities' counters."""
+        if self._limit is None:
+            return []
+        keys: Keyspace = self._store.keys
+        window = self._limit.window_seconds
+        return [keys.ratelimit(kind, identity, window) for kind, identity in identities]
+
+    def arguments(self, identities: Sequence[Identity]) -> tuple[int, ...]:
+        """Spell the limits as the script takes them."""
+        if self._limit is None:
+            return ()
+        return (self._limit.requests, self._limit.window_seconds * 1000) * len(identities)
+
+    def read(self, identities: Sequence[Identity], reply: list[int]) -> Charge:
+        """Interpret the script's reply; no I/O."""
+        limit = self._limit
+        if limit is None:
+            return Charge(admitted=True, states=())
+        states = tuple(
+            LimitState(kind, limit.requests, max(0, limit.requests - used), -(-left // 1000))
+            for (kind, _), used, left in zip(identities, reply[1::2], reply[2::2], strict=True)
+        )
+        if reply[0]:
+            return Charge(admitted=True, states=states)
+        full = [i for i, state in enumerate(states) if state.remaining == 0]
+        wait = max(states[i].reset for i in full)
+        return Charge(False, states, identities[full[0]], max(1, wait))  # noqa: FBT003
+
+    async def check(
+        self, identities: Sequence[Identity], *, deadline: float | None = None
+    ) -> Charge:
+        """Charge one request: one round trip. Never repeated when its outcome is unknown.
+
+        Raises:
+            StoreError: The server did not answer.
+        """
+        if not identities:
+            return Charge(admitted=True, states=())
+        reply = await self._store.state.run(
+            _CHARGE, self.keys(identities), self.arguments(identities), deadline=deadline
+        )
+        return self.read(identities, reply.value)

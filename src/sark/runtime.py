@@ -1,0 +1,134 @@
+"""Everything that one process holds: servers, engine, functions, gateway; opened from settings.
+
+This is the one place where the parts are put together. The service, the commands and a program
+that uses SARK as a library all open a ``Runtime``::
+
+    async with open_runtime(load()) as sark:
+        answer = await sark.authorize(Request(user_id="u", action="server:read", resource="r"))
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sark.errors import ConfigurationError
+from sark.events import Hub
+from sark.gateway import Answer, Gateway, Request
+from sark.policy import PolicyCache, TtlTiers
+from sark.policy.evaluators import EmbeddedRego, Evaluator
+from sark.ratelimit import Limit, RateLimiter
+from sark.settings import Settings
+from sark.siem import EventQueue, QueueBounds
+from sark.store import Store, Topology
+from sark.store.embedded import EmbeddedServer
+
+__all__ = ["Runtime", "open_runtime", "policy_directory"]
+
+SAMPLE_POLICIES = Path("examples/policies")
+REFUSALS_INTERVAL_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What is open.
+
+    Attributes:
+        settings: The settings it was opened with.
+        hub: Where all events go.
+        store: The servers.
+        gateway: The request path.
+        policy_dir: Where the policies were read from.
+        embedded: The embedded server, when no ``VALKEY_URL`` was given.
+    """
+
+    settings: Settings
+    hub: Hub
+    store: Store
+    gateway: Gateway
+    policy_dir: Path
+    embedded: EmbeddedServer | None
+
+    async def authorize(self, request: Request) -> Answer:
+        """Decide a request; see ``Gateway.authorize``."""
+        return await self.gateway.authorize(request)
+
+
+@contextlib.asynccontextmanager
+async def open_runtime(
+    settings: Settings, *, hub: Hub | None = None, ephemeral: bool = False
+) -> AsyncIterator[Runtime]:
+    """Open everything, and close it in the opposite order.
+
+    Args:
+        settings: What to open.
+        hub: Where events go; subscribe before opening to see all of them.
+        ephemeral: Let an embedded server forget its data at the end.
+
+    Raises:
+        ConfigurationError: The policies don't load or the embedded server doesn't start.
+    """
+    hub = hub or Hub()
+    policy_dir = policy_directory(settings)
+    evaluator = EmbeddedRego(policy_dir, settings.policies)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(evaluator.close)
+        embedded = None
+        topology = Topology.of(settings)
+        if topology is None:
+            embedded = EmbeddedServer(settings.data_dir, ephemeral=ephemeral)
+            await stack.enter_async_context(embedded)
+            topology = Topology.single(embedded.url)
+        store = await stack.enter_async_context(Store(topology, settings, hub))
+        gateway = _gateway(settings, store, evaluator)
+        stack.push_async_callback(gateway.queue.close)
+        await stack.enter_async_context(_background(gateway))
+        yield Runtime(settings, hub, store, gateway, policy_dir, embedded)
+
+
+def policy_directory(settings: Settings) -> Path:
+    """Find the policies: ``SARK_POLICY_DIR``, or the sample set when run from a checkout.
+
+    Raises:
+        ConfigurationError: Neither is there.
+    """
+    if settings.policy_dir is not None:
+        return settings.policy_dir
+    if SAMPLE_POLICIES.is_dir():
+        return SAMPLE_POLICIES
+    raise ConfigurationError("SARK_POLICY_DIR is not set: name the directory of the Rego policies")
+
+
+def _gateway(settings: Settings, store: Store, evaluator: Evaluator) -> Gateway:
+    budget = settings.request_budget_ms / 1000
+    limit = Limit(settings.limit_per_minute) if settings.limit_per_minute else None
+    bounds = QueueBounds(settings.siem_max_events, settings.siem_max_bytes)
+    return Gateway(
+        store,
+        policies=settings.policies,
+        evaluator=evaluator,
+        cache=PolicyCache(
+            store, TtlTiers(settings.ttl_high, settings.ttl_medium, settings.ttl_low)
+        ),
+        limiter=RateLimiter(store, limit),
+        queue=EventQueue(store, bounds, flush_timeout=budget),
+        budget=budget,
+        evaluator_timeout=settings.evaluator_timeout_ms / 1000,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _background(gateway: Gateway) -> AsyncIterator[None]:
+    """Close the windows of refused identities while the runtime is open."""
+    closer = asyncio.create_task(
+        gateway.refusals.close_due_forever(interval=REFUSALS_INTERVAL_SECONDS),
+        name="sark-refusals",
+    )
+    try:
+        yield
+    finally:
+        closer.cancel()
+        await asyncio.gather(closer, return_exceptions=True)

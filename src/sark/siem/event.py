@@ -1,0 +1,85 @@
+"""Audit events: what is recorded of every answer."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import msgspec
+from uuid_utils import uuid7
+
+__all__ = ["AuditEvent", "ClosingEvent", "encode_event", "new_event_id", "now"]
+
+FORMAT_VERSION = 1
+
+encode_event = msgspec.json.Encoder().encode
+
+
+def new_event_id() -> str:
+    """Make the id of an event: a UUIDv7 (RFC 9562), ordered by time."""
+    return str(uuid7())
+
+
+def now() -> datetime:
+    """Tell the time of an event."""
+    return datetime.now(UTC)
+
+
+class AuditEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One answer.
+
+    Attributes:
+        id: Stable id; the same as the answer's ``decision_id``.
+        time: When the answer was made, by this process's clock.
+        type: ``decision``, or ``refusal`` when the request was refused before a decision.
+        policy: Which policy decided.
+        user_id: Who asked.
+        action: What for.
+        resource: On what.
+        context: Circumstances that the caller named.
+        allow: The answer.
+        reason: Why.
+        cached: Where the decision came from, as in the answer.
+        ip: The caller's address, when named.
+        api_key_id: The caller's api key, when named.
+        v: Version of this format.
+    """
+
+    id: str
+    time: datetime
+    type: Literal["decision", "refusal"]
+    policy: str
+    user_id: str
+    action: str
+    resource: str
+    context: dict[str, Any]
+    allow: bool
+    reason: str
+    cached: bool | str = False
+    ip: str | None = None
+    api_key_id: str | None = None
+    v: int = msgspec.field(default_factory=lambda: FORMAT_VERSION)
+
+
+class ClosingEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """How often an identity was refused again after its first refusal in a window.
+
+    Written without ``id``, ``time`` and ``count``: the script that closes the window adds them.
+
+    Attributes:
+        first_id: Event of the first refusal.
+        identity: Who was refused, as ``kind:id``.
+        reason: Why.
+        policy: Which policy was asked first.
+        user_id: Who asked first.
+        type: ``refusals``.
+        v: Version of this format.
+    """
+
+    first_id: str
+    identity: str
+    reason: str
+    policy: str
+    user_id: str
+    type: str = msgspec.field(default_factory=lambda: "refusals")
+    v: int = msgspec.field(default_factory=lambda: FORMAT_VERSION)
