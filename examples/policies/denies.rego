@@ -4,10 +4,10 @@ package sark.authz
 
 import rego.v1
 
-explicit_deny := reason if {
-	reason := data.org.denies.users[input.user_id].reason
-} else := reason if {
-	reason := data.org.denies.resources[input.resource].reason
+explicit_deny := entry.reason if {
+	entry := data.org.denies.users[input.user_id]
+} else := entry.reason if {
+	entry := data.org.denies.resources[input.resource]
 } else := "service accounts may not administer" if {
 	action.administers
 	user.service
