@@ -42,6 +42,8 @@ _AUTHORIZE = load_script(
 
 REASON_UNDEFINED = "undefined"
 REASON_EVALUATION_FAILED = "evaluation_failed"
+REASON_UNAUTHENTICATED = "unauthenticated"
+UNAUTHENTICATED_WINDOW_SECONDS = 60
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -176,6 +178,40 @@ class Gateway:
             cached=cached,
             ttl=ttl,
             limits=charge.states,
+        )
+
+    async def refuse_unauthenticated(self, peer: str, path: str) -> str:
+        """Record that a caller without valid credential was refused.
+
+        Args:
+            peer: The caller's address; its refusals are recorded together for a minute.
+            path: What it asked for.
+
+        Returns:
+            The id of the audit event.
+
+        Raises:
+            AuditError: The refusal could not be recorded.
+        """
+        event = AuditEvent(
+            id=new_event_id(),
+            time=now(),
+            type="refusal",
+            policy="",
+            user_id="",
+            action=path,
+            resource="",
+            context={},
+            allow=False,
+            reason=REASON_UNAUTHENTICATED,
+            ip=peer,
+        )
+        return await self.refusals.record(
+            f"unauthenticated:{peer}",
+            event,
+            identity=f"ip:{peer}",
+            seconds_left=UNAUTHENTICATED_WINDOW_SECONDS,
+            deadline=asyncio.get_running_loop().time() + self._budget,
         )
 
     def _check(self, request: Request) -> tuple[Question, tuple[Identity, ...]]:

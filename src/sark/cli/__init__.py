@@ -1,0 +1,5 @@
+"""The ``sark`` command."""
+
+from sark.cli.main import main
+
+__all__ = ["main"]

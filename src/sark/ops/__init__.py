@@ -1,0 +1,1 @@
+"""What operators need: health, status, metrics, logs. Findings only; others render them."""

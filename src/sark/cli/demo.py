@@ -1,0 +1,163 @@
+"""``sark demo``: everything started, the sample requests driven through it, what happened told."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated
+
+import msgspec
+import typer
+import uvloop
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
+from rich.table import Table
+
+from sark.errors import ConfigurationError, LimitExceededError
+from sark.gateway import Request
+from sark.runtime import Runtime, open_runtime
+from sark.settings import Settings, load
+
+__all__ = ["demo"]
+
+SAMPLE_REQUESTS = Path("examples/requests.jsonl")
+PERCENTILES = (50, 95, 99)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What happened to the requests."""
+
+    seconds: list[float] = field(default_factory=list)
+    allowed: int = 0
+    hits: int = 0
+    denials: Counter[str] = field(default_factory=Counter)
+    limited: Counter[str] = field(default_factory=Counter)
+
+
+def demo(
+    requests: Annotated[
+        Path, typer.Option(help="Requests to send, one JSON object a line.")
+    ] = SAMPLE_REQUESTS,
+    concurrency: Annotated[
+        int, typer.Option(min=1, max=1000, help="Requests under way at once.")
+    ] = 50,
+    repeat: Annotated[int, typer.Option(min=1, max=1000, help="Times to send the file.")] = 1,
+) -> None:
+    """Drive the sample requests through a gateway on an embedded Valkey of its own.
+
+    Nothing else is touched: VALKEY_URL is ignored, the data live in a temporary directory, and the
+    audit queue is drained at the end.
+    """
+    sample = _read(requests) * repeat
+    with tempfile.TemporaryDirectory(prefix="sark-demo-") as directory:
+        ours = {"valkey_url": None, "valkey_state_url": None, "data_dir": Path(directory)}
+        settings = load().model_copy(update=ours)
+        uvloop.run(_demo(settings, sample, concurrency))
+
+
+async def _demo(settings: Settings, sample: list[Request], concurrency: int) -> None:
+    console = Console()
+    console.print("Starting an embedded Valkey and the embedded Rego engine ...")
+    async with open_runtime(settings, ephemeral=True) as runtime:
+        tally = Tally()
+        started = perf_counter()
+        with _progress(console) as progress:
+            bar = progress.add_task("authorizing", total=len(sample))
+            source = iter(sample)
+            workers = [
+                _worker(runtime, source, tally, lambda: progress.advance(bar))
+                for _ in range(concurrency)
+            ]
+            await asyncio.gather(*workers)
+        elapsed = perf_counter() - started
+        queued = (await runtime.gateway.queue.status()).queued
+        _report(console, tally, elapsed, concurrency, queued)
+        drained = await runtime.gateway.queue.purge()
+        console.print(f"Drained {drained:,} audit events; nothing is left behind.")
+
+
+async def _worker(
+    runtime: Runtime, source: Iterator[Request], tally: Tally, advance: Callable[[], None]
+) -> None:
+    for request in source:
+        before = perf_counter()
+        try:
+            answer = await runtime.authorize(request)
+        except LimitExceededError as refusal:
+            tally.limited[refusal.kind] += 1
+        else:
+            tally.hits += answer.cached is not False
+            if answer.allow:
+                tally.allowed += 1
+            else:
+                tally.denials[answer.reason] += 1
+        tally.seconds.append(perf_counter() - before)
+        advance()
+
+
+def _report(console: Console, tally: Tally, elapsed: float, concurrency: int, queued: int) -> None:
+    total, limited = len(tally.seconds), tally.limited.total()
+    decided = total - limited
+    rows = Table(title="What happened", show_header=False)
+    rows.add_row("requests", f"{total:,} in {elapsed:.2f} s, {concurrency} at once")
+    rows.add_row("throughput", f"{total / elapsed:,.0f} requests/s in this one process")
+    times = sorted(tally.seconds)
+    spelled = ", ".join(f"p{p} {_percentile(times, p) * 1000:.2f} ms" for p in PERCENTILES)
+    rows.add_row("latency", spelled)
+    rows.add_row(
+        "cache hits", f"{tally.hits:,} of {decided:,} decisions ({_share(tally.hits, decided)})"
+    )
+    rows.add_row("allowed", f"{tally.allowed:,} ({_share(tally.allowed, decided)})")
+    rows.add_row("denied", f"{tally.denials.total():,}")
+    kinds = ", ".join(f"{kind} {count:,}" for kind, count in tally.limited.most_common())
+    rows.add_row("rate limited", f"{limited:,}" + (f" ({kinds})" if kinds else ""))
+    rows.add_row("audit queue", f"{queued:,} events")
+    console.print(rows)
+    if tally.denials:
+        denials = Table("reason", "denials", title="Denials by reason")
+        for reason, count in tally.denials.most_common():
+            denials.add_row(reason, f"{count:,}")
+        console.print(denials)
+
+
+def _read(path: Path) -> list[Request]:
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path}: {error.strerror}; run from a checkout or name a file with --requests"
+        ) from None
+    decode = msgspec.json.Decoder(Request).decode
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            found.append(decode(line))
+        except msgspec.DecodeError as error:
+            raise ConfigurationError(f"{path}:{number}: {error}") from None
+    if not found:
+        raise ConfigurationError(f"{path}: holds no requests")
+    return found
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TaskProgressColumn(show_speed=True),
+        console=console,
+    )
+
+
+def _percentile(ordered: list[float], percent: int) -> float:
+    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "-"

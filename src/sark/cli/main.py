@@ -1,0 +1,60 @@
+"""The ``sark`` command: its subcommands, and how it fails."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+import sark
+from sark.cli.authorize import authorize
+from sark.cli.demo import demo
+from sark.cli.keyspace import keyspace
+from sark.cli.serve import serve
+from sark.cli.settings import settings
+from sark.errors import ConfigurationError, SarkError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="sark",
+    help="The Valkey state layer for authorization gateways.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"sark {sark.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """The Valkey state layer for authorization gateways."""
+
+
+for command in (serve, demo, authorize, settings, keyspace):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command; errors that a person can mend are one line on standard error."""
+    try:
+        app()
+    except ConfigurationError as error:
+        typer.echo(f"sark: {error}", err=True)
+        sys.exit(2)
+    except SarkError as error:
+        typer.echo(f"sark: {error}", err=True)
+        sys.exit(1)

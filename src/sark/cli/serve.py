@@ -1,0 +1,150 @@
+"""``sark serve``: the HTTP service."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import socket
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+import uvicorn
+import uvloop
+from pydantic import SecretStr
+from rich.console import Console
+from rich.table import Table
+
+import sark
+from sark.errors import ConfigurationError
+from sark.events import Hub
+from sark.http import create_app
+from sark.ops.logs import configure_logs, report_events
+from sark.ops.metrics import Metrics
+from sark.runtime import Runtime, open_runtime
+from sark.settings import Settings, check_exposure, load, mask_url
+from sark.store.datadir import DataDir
+
+__all__ = ["serve"]
+
+SHUTDOWN_SECONDS = 10
+
+
+def serve(
+    ephemeral: Annotated[
+        bool,
+        typer.Option("--ephemeral", help="Let the embedded Valkey forget its data at the end."),
+    ] = False,
+) -> None:
+    """Serve authorizations over HTTP, on an embedded Valkey unless VALKEY_URL is set.
+
+    Everything else is set by environment variables; `sark settings` lists them.
+    """
+    settings = load()
+    check_exposure(settings)
+    configure_logs(settings.log_level, settings.log_format)
+    uvloop.run(_serve(settings, ephemeral=ephemeral))
+
+
+async def _serve(settings: Settings, *, ephemeral: bool) -> None:
+    settings, generated_token = _with_admin_token(settings)
+    with contextlib.ExitStack() as stack:
+        data_dir = None
+        if settings.valkey_url is None:
+            data_dir = stack.enter_context(DataDir(settings.data_dir))
+        listener = stack.enter_context(_listen(settings))
+        hub = Hub()
+        metrics = Metrics(hub)
+        report_events(hub)
+        async with open_runtime(settings, hub=hub, ephemeral=ephemeral) as runtime:
+            address = _http_address(settings, listener)
+            server = _Server(_config(runtime, metrics))
+            if data_dir is not None and runtime.embedded is not None:
+                token = settings.admin_token
+                data_dir.write_run_file(
+                    valkey_url=runtime.embedded.url,
+                    http=address,
+                    admin_token=token.get_secret_value() if token else None,
+                )
+            server.when_started = lambda: _print_summary(runtime, address, generated_token)
+            await server.serve(sockets=[listener])
+
+
+def _with_admin_token(settings: Settings) -> tuple[Settings, str | None]:
+    """Generate an admin token for a development service that was given none."""
+    if settings.admin_token is not None or settings.valkey_url is not None:
+        return settings, None
+    token = secrets.token_urlsafe(24)
+    return settings.model_copy(update={"admin_token": SecretStr(token)}), token
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """Bind before anything else is started, so that a taken port is told at once."""
+    host, port = settings.host, settings.port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot listen on {host}:{port} (SARK_HOST, SARK_PORT): {error.strerror or error}"
+        ) from None
+
+
+def _http_address(settings: Settings, listener: socket.socket) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"http://{host}:{listener.getsockname()[1]}"
+
+
+def _config(runtime: Runtime, metrics: Metrics) -> uvicorn.Config:
+    return uvicorn.Config(
+        create_app(runtime, metrics),
+        loop="uvloop",
+        http="httptools",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )
+
+
+class _Server(uvicorn.Server):
+    """Tells when it accepts connections."""
+
+    when_started: Callable[[], None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and self.when_started is not None:
+            self.when_started()
+
+
+def _print_summary(runtime: Runtime, address: str, generated_token: str | None) -> None:
+    """Say what runs where; the generated admin token is shown here and nowhere else."""
+    settings = runtime.settings
+    rows = Table.grid(padding=(0, 2))
+    rows.add_row("service", f"{address}/v1/authorize")
+    rows.add_row("explore", f"{address}/docs   {address}/metrics   {address}/health/ready")
+    rows.add_row("valkey", _valkey(runtime))
+    rows.add_row("policies", f"{_names(settings)} from {runtime.policy_dir}")
+    rows.add_row("engine", f"embedded Rego, revision {runtime.gateway.evaluator.revision}")
+    limit = settings.limit_per_minute
+    rows.add_row("limits", f"{limit:,} a minute for each user, ip and api key" if limit else "off")
+    rows.add_row("audit", f"siem:event_queue, at most {settings.siem_max_events:,} events")
+    if generated_token is not None:
+        rows.add_row("admin token", f"{generated_token}   (generated, shown once)")
+    rows.add_row("try", "sark authorize user-0001 server:read server/web-001")
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"SARK {sark.__version__} is ready; Ctrl-C stops it.")
+    console.print(rows, markup=False)
+
+
+def _valkey(runtime: Runtime) -> str:
+    if runtime.embedded is not None:
+        return f"embedded, {runtime.embedded.address}"
+    settings = runtime.settings
+    urls = [url for url in (settings.valkey_url, settings.valkey_state_url) if url is not None]
+    return ", ".join(mask_url(url.get_secret_value()) for url in urls)
+
+
+def _names(settings: Settings) -> str:
+    return ", ".join(settings.policies)

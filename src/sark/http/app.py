@@ -1,0 +1,44 @@
+"""The HTTP service."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp
+
+import sark
+from sark.http import openapi, operations, problems
+from sark.http.authorize import authorize
+from sark.http.body_limit import BodyLimit
+from sark.http.credentials import Credential
+from sark.http.service import Service
+from sark.ops.metrics import Metrics
+from sark.runtime import Runtime
+
+__all__ = ["create_app"]
+
+
+def create_app(runtime: Runtime, metrics: Metrics) -> ASGIApp:
+    """Build the application that serves an open runtime.
+
+    Args:
+        runtime: What to serve; it must outlive the application.
+        metrics: What to show under ``/metrics``.
+    """
+    settings = runtime.settings
+    app = FastAPI(
+        title="SARK",
+        version=sark.__version__,
+        middleware=[Middleware(BodyLimit, max_bytes=settings.max_body_bytes)],
+    )
+    app.state.service = Service(
+        runtime=runtime,
+        metrics=metrics,
+        admin=Credential(settings.admin_token),
+        caller=Credential(settings.service_token),
+    )
+    problems.install(app)
+    app.add_route("/v1/authorize", authorize, methods=["POST"], include_in_schema=False)
+    app.include_router(operations.router)
+    openapi.install(app)
+    return app

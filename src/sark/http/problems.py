@@ -1,0 +1,171 @@
+"""Errors as problem documents (RFC 9457), and which error becomes which status."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Mapping
+
+import msgspec
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from sark.errors import (
+    AuditError,
+    InvalidRequestError,
+    LimitExceededError,
+    QueueFullError,
+    SarkError,
+    StoreError,
+)
+from sark.ratelimit import LimitState
+
+__all__ = ["HttpError", "Problem", "install", "invalid_body", "problem_response"]
+
+_log = logging.getLogger("sark.http")
+_PATH = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
+_MEMBER = re.compile(r"(?:required|unknown) field `(?P<name>[^`]*)`")
+
+
+class Problem(msgspec.Struct, omit_defaults=True):
+    """A problem document.
+
+    Attributes:
+        type: Identifies the kind of problem.
+        title: The kind, for people.
+        status: The HTTP status.
+        detail: What happened this time.
+        field: The offending field of the request.
+        retry_after: Seconds after which asking again makes sense.
+        limit: Which identity's limit refused: ``user``, ``ip`` or ``apikey``.
+        limits: Each identity's window.
+        decision_id: Id of the audit event of a refusal.
+    """
+
+    type: str
+    title: str
+    status: int
+    detail: str = ""
+    field: str = ""
+    retry_after: int = 0
+    limit: str = ""
+    limits: tuple[LimitState, ...] = ()
+    decision_id: str = ""
+
+
+class HttpError(Exception):
+    """An error that only exists over HTTP, such as a missing credential.
+
+    Attributes:
+        problem: What to answer.
+        headers: Headers to add.
+    """
+
+    def __init__(self, problem: Problem, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(problem.detail)
+        self.problem = problem
+        self.headers = dict(headers or {})
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
+    """Render a problem document."""
+    sent = dict(headers or {})
+    if problem.retry_after:
+        sent["Retry-After"] = str(problem.retry_after)
+    return Response(_encode(problem), problem.status, sent, media_type="application/problem+json")
+
+
+def problem_of(error: SarkError) -> Problem:
+    """Describe an error of ours to an HTTP client. Addresses of servers stay in the logs."""
+    match error:
+        case InvalidRequestError():
+            return Problem(
+                "urn:sark:problem:invalid-request",
+                "Invalid request",
+                422,
+                error.reason,
+                error.field,
+            )
+        case LimitExceededError():
+            limits = tuple(state for state in error.limits if isinstance(state, LimitState))
+            return Problem(
+                "urn:sark:problem:rate-limited",
+                "Too many requests",
+                429,
+                str(error),
+                retry_after=error.retry_after,
+                limit=error.kind,
+                limits=limits,
+                decision_id=error.decision_id,
+            )
+        case AuditError() | StoreError():
+            return _unavailable(error)
+        case _:
+            return Problem("urn:sark:problem:internal", "Internal error", 500)
+
+
+def invalid_body(error: msgspec.MsgspecError) -> HttpError:
+    """Describe a body that is not the expected JSON, naming the field where there is one."""
+    text = str(error)
+    if not isinstance(error, msgspec.ValidationError):
+        detail = f"the body is not JSON: {text}"
+        return HttpError(Problem("urn:sark:problem:malformed", "Malformed body", 400, detail))
+    path, member = _PATH.search(text), _MEMBER.search(text)
+    names = [path["path"] if path else "", member["name"] if member else ""]
+    field = ".".join(name for name in names if name)
+    detail = _PATH.sub("", text)
+    return HttpError(
+        Problem("urn:sark:problem:invalid-request", "Invalid request", 422, detail, field)
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of an application a problem document."""
+
+    @app.exception_handler(SarkError)
+    async def on_sark_error(_: Request, error: SarkError) -> Response:
+        problem = problem_of(error)
+        if problem.status >= 500:  # noqa: PLR2004 - the boundary of server errors
+            _log.warning("request failed: %s", error)
+        return problem_response(problem)
+
+    @app.exception_handler(HttpError)
+    async def on_http_error(_: Request, error: HttpError) -> Response:
+        return problem_response(error.problem, error.headers)
+
+    @app.exception_handler(HTTPException)
+    async def on_framework_error(_: Request, error: HTTPException) -> Response:
+        title = str(error.detail)
+        return problem_response(Problem("about:blank", title, error.status_code), error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def on_validation_error(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"][1:])
+        return problem_response(
+            Problem("urn:sark:problem:invalid-request", "Invalid request", 422, first["msg"], field)
+        )
+
+    @app.exception_handler(Exception)
+    async def on_bug(_: Request, error: Exception) -> Response:
+        _log.error("unexpected error", exc_info=error)
+        return problem_response(Problem("urn:sark:problem:internal", "Internal error", 500))
+
+
+def _unavailable(error: AuditError | StoreError) -> Problem:
+    match error:
+        case QueueFullError():
+            kind, title = "audit-queue-full", "The audit queue is full"
+        case AuditError():
+            kind, title = "audit-unavailable", "The answer could not be recorded"
+        case _:
+            kind, title = "store-unavailable", "State is unavailable"
+    seconds = getattr(error, "retry_after", 1.0)
+    return Problem(f"urn:sark:problem:{kind}", title, 503, retry_after=max(1, math.ceil(seconds)))

@@ -1,0 +1,77 @@
+"""Readiness: whether requests can be answered, and what stands in the way."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from sark.errors import StoreError
+from sark.runtime import Runtime
+
+__all__ = ["Check", "Readiness", "readiness"]
+
+
+class Check(msgspec.Struct, frozen=True):
+    """What one part says of itself.
+
+    Attributes:
+        part: Which part.
+        ok: Whether requests can rely on it.
+        required: Whether requests fail without it.
+        detail: The state, or what is wrong.
+    """
+
+    part: str
+    ok: bool
+    required: bool
+    detail: str
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    """All parts together.
+
+    Attributes:
+        ready: Whether every required part is ok.
+        checks: The parts.
+    """
+
+    ready: bool
+    checks: tuple[Check, ...]
+
+
+async def readiness(runtime: Runtime) -> Readiness:
+    """Ask every part, within the budget of one request."""
+    servers, queue = await asyncio.gather(_servers(runtime), _queue(runtime))
+    engine = runtime.gateway.evaluator
+    policies = ", ".join(runtime.gateway.policies)
+    loaded = f"embedded rego, revision {engine.revision}, policies: {policies}"
+    checks = (*servers, queue, Check("evaluator", ok=True, required=True, detail=loaded))
+    return Readiness(all(check.ok for check in checks if check.required), checks)
+
+
+async def _servers(runtime: Runtime) -> list[Check]:
+    budget = runtime.settings.request_budget_ms / 1000
+    return [
+        # A cache server that is away costs evaluations, not answers.
+        Check(
+            f"valkey {health.role}",
+            ok=health.ok,
+            required=health.role == "state",
+            detail="answers" if health.ok else health.reason,
+        )
+        for health in await runtime.store.check(timeout=budget)
+    ]
+
+
+async def _queue(runtime: Runtime) -> Check:
+    queue = runtime.gateway.queue
+    deadline = asyncio.get_running_loop().time() + runtime.settings.request_budget_ms / 1000
+    try:
+        status = await queue.status(deadline=deadline)
+    except StoreError as error:
+        return Check("audit queue", ok=False, required=True, detail=str(error))
+    bounds = queue.bounds
+    ok = status.queued < bounds.events and status.queued_bytes < bounds.bytes
+    detail = f"{status.queued} of {bounds.events} events, {status.queued_bytes} bytes"
+    return Check("audit queue", ok=ok, required=True, detail=detail)

@@ -1,0 +1,114 @@
+"""Structured logs: configuration, and an adapter that reports what operators must know.
+
+Nothing is logged per request. What can happen with every request of an outage is reported at most
+once a second, with the number of reports left out.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+import structlog
+
+from sark.events import (
+    AuditRefused,
+    CacheWriteFailed,
+    EvaluationFailed,
+    GenerationChanged,
+    GuardChanged,
+    Hub,
+    ScriptLoaded,
+)
+from sark.settings import LogFormat, LogLevel
+
+__all__ = ["configure_logs", "report_events"]
+
+QUIET_SECONDS = 1.0
+
+
+def configure_logs(level: LogLevel, log_format: LogFormat) -> None:
+    """Send all logs, ours and the libraries', to standard error in one form.
+
+    Args:
+        level: Lowest level that is written.
+        log_format: ``json``, ``console``, or ``auto``: console on a terminal.
+    """
+    as_console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer() if as_console else structlog.processors.JSONRenderer()
+    )
+    shared: list[Any] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())
+
+
+class Quiet:
+    """Lets one report through per ``QUIET_SECONDS`` and counts the others."""
+
+    def __init__(self, report: Callable[..., Any]) -> None:
+        self._report = report
+        self._next = 0.0
+        self._left_out = 0
+
+    def __call__(self, message: str, **fields: Any) -> None:
+        """Report, or count."""
+        now = monotonic()
+        if now < self._next:
+            self._left_out += 1
+            return
+        if self._left_out:
+            fields["left_out"] = self._left_out
+        self._next, self._left_out = now + QUIET_SECONDS, 0
+        self._report(message, **fields)
+
+
+def report_events(hub: Hub) -> None:
+    """Log what happens to the servers, the policies and the audit queue."""
+    log = structlog.stdlib.get_logger("sark")
+    audit, evaluation, cache = Quiet(log.error), Quiet(log.warning), Quiet(log.warning)
+
+    def guard(event: GuardChanged) -> None:
+        if event.is_open:
+            log.error("valkey is down", role=event.role, reason=event.reason)
+        else:
+            log.info("valkey answers again", role=event.role)
+
+    hub.on(GuardChanged, guard)
+    hub.on(ScriptLoaded, lambda e: log.info("script loaded", role=e.role, script=e.script))
+    hub.on(
+        GenerationChanged, lambda e: log.info("decisions invalidated", scope=e.scope, name=e.name)
+    )
+    hub.on(
+        EvaluationFailed,
+        lambda e: evaluation("evaluation failed", policy=e.policy, reason=e.reason),
+    )
+    hub.on(
+        CacheWriteFailed,
+        lambda e: cache("decision not stored", policy=e.policy, reason=e.reason),
+    )
+    hub.on(AuditRefused, lambda e: audit("audit events refused", events=e.events, reason=e.reason))

@@ -1,0 +1,165 @@
+"""Prometheus metrics: an adapter on the events, and gauges read at each scrape.
+
+Labels come from small fixed sets (roles, results, policy names); nothing that a caller chooses,
+and no error text, ever becomes one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from sark.errors import StoreError
+from sark.events import (
+    AuditAppended,
+    AuditRefused,
+    CacheWriteFailed,
+    Decided,
+    EvaluationFailed,
+    GenerationChanged,
+    GuardChanged,
+    Hub,
+    LimitRefused,
+    Looked,
+    RoundTrip,
+    ScriptLoaded,
+)
+from sark.runtime import Runtime
+from sark.store import Server
+
+__all__ = ["Metrics"]
+
+_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+
+
+class Metrics:
+    """Counts what happens, and renders it.
+
+    Args:
+        hub: Whose events are counted.
+    """
+
+    def __init__(self, hub: Hub) -> None:
+        self.registry = CollectorRegistry()
+        self._hub = hub
+        self._count_requests(hub)
+        self._count_cache(hub)
+        self._count_store(hub)
+        self._count_audit(hub)
+        self._gauges()
+
+    async def render(self, runtime: Runtime) -> tuple[bytes, str]:
+        """Read the gauges and render everything; the body and its content type."""
+        self._read_pools(runtime.store.servers)
+        await self._read_queue(runtime)
+        self._handler_failures.set(self._hub.handler_failures)
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
+        return Counter(f"sark_{name}", help_text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
+        return Gauge(f"sark_{name}", help_text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, help_text: str, *labels: str) -> Histogram:
+        return Histogram(
+            f"sark_{name}", help_text, labels, buckets=_SECONDS, registry=self.registry
+        )
+
+    def _count_requests(self, hub: Hub) -> None:
+        decisions = self._counter("decisions", "Answers given", "policy", "allow", "source")
+        seconds = self._histogram("authorize_seconds", "Time of one authorize() call", "source")
+        refused = self._counter("ratelimit_refused", "Requests refused by a limit", "kind")
+        failed = self._counter("evaluation_failures", "Evaluations without decision", "policy")
+
+        def decided(event: Decided) -> None:
+            allow = "true" if event.allow else "false"
+            decisions.labels(event.policy, allow, event.source).inc()
+            seconds.labels(event.source).observe(event.seconds)
+
+        hub.on(Decided, decided)
+        hub.on(LimitRefused, lambda event: refused.labels(event.kind).inc())
+        hub.on(EvaluationFailed, lambda event: failed.labels(event.policy).inc())
+
+    def _count_cache(self, hub: Hub) -> None:
+        lookups = self._counter("cache_lookups", "Look-ups of decisions", "policy", "result")
+        writes = self._counter("cache_write_failures", "Decisions that could not be stored")
+        invalidations = self._counter("cache_invalidations", "Invalidations written", "scope")
+        hub.on(Looked, lambda event: lookups.labels(event.policy, event.result).inc())
+        hub.on(CacheWriteFailed, lambda _: writes.inc())
+        hub.on(GenerationChanged, lambda event: invalidations.labels(event.scope).inc())
+
+    def _count_store(self, hub: Hub) -> None:
+        seconds = self._histogram("store_call_seconds", "Exchanges with Valkey", "role", "result")
+        commands = self._counter("store_commands", "Commands sent to Valkey", "role")
+        scripts = self._counter("store_scripts_loaded", "Scripts sent after NOSCRIPT", "role")
+        opened = self._counter("store_guard_opened", "Servers found dead", "role")
+
+        def round_trip(event: RoundTrip) -> None:
+            seconds.labels(event.role, event.result).observe(event.seconds)
+            commands.labels(event.role).inc(event.commands)
+
+        def guard_changed(event: GuardChanged) -> None:
+            if event.is_open:
+                opened.labels(event.role).inc()
+
+        hub.on(RoundTrip, round_trip)
+        hub.on(ScriptLoaded, lambda event: scripts.labels(event.role).inc())
+        hub.on(GuardChanged, guard_changed)
+
+    def _count_audit(self, hub: Hub) -> None:
+        events = self._counter("audit_events_accepted", "Audit events accepted by Valkey")
+        size = self._counter("audit_bytes_accepted", "Bytes of audit events accepted")
+        groups = self._counter("audit_groups", "Commands that carried audit events")
+        refused = self._counter("audit_events_refused", "Audit events not accepted", "reason")
+
+        def appended(event: AuditAppended) -> None:
+            events.inc(event.events)
+            size.inc(event.bytes)
+            groups.inc()
+
+        hub.on(AuditAppended, appended)
+        hub.on(AuditRefused, lambda event: refused.labels(event.reason).inc(event.events))
+
+    def _gauges(self) -> None:
+        self._up = self._gauge("store_up", "Whether the server is believed alive", "role")
+        self._pool = self._gauge("store_pool_connections", "Pool by state", "role", "state")
+        self._waits = self._gauge("store_pool_waits", "Calls that waited for a connection", "role")
+        self._wait_seconds = self._gauge("store_pool_wait_seconds", "Time spent waiting", "role")
+        self._exhausted = self._gauge("store_pool_exhausted", "Calls that gave up waiting", "role")
+        self._queued = self._gauge("audit_queue_events", "Events in the queue")
+        self._queued_bytes = self._gauge("audit_queue_bytes", "Bytes of the events in the queue")
+        self._account = self._gauge("audit_account_events", "The queue's account", "entry")
+        self._handler_failures = self._gauge("observer_failures", "Event handlers that raised")
+
+    def _read_pools(self, servers: tuple[Server, ...]) -> None:
+        for server in servers:
+            stats = server.pool_stats()
+            self._up.labels(server.role).set(not server.guard.is_open)
+            states = {
+                "size": stats.size,
+                "in_use": stats.in_use,
+                "idle": stats.idle,
+                "waiting": stats.waiters,
+            }
+            for state, count in states.items():
+                self._pool.labels(server.role, state).set(count)
+            self._waits.labels(server.role).set(stats.waits)
+            self._wait_seconds.labels(server.role).set(stats.wait_seconds)
+            self._exhausted.labels(server.role).set(stats.exhausted)
+
+    async def _read_queue(self, runtime: Runtime) -> None:
+        deadline = asyncio.get_running_loop().time() + runtime.settings.request_budget_ms / 1000
+        try:
+            status = await runtime.gateway.queue.status(deadline=deadline)
+        except StoreError:
+            # Better no figure than an old one: sark_store_up tells why it is missing.
+            for gauge in (self._queued, self._queued_bytes):
+                gauge.set(float("nan"))
+            return
+        self._queued.set(status.queued)
+        self._queued_bytes.set(status.queued_bytes)
+        for entry in ("accepted", "purged"):
+            self._account.labels(entry).set(getattr(status, entry))

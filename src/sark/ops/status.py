@@ -1,0 +1,83 @@
+"""One document with everything an operator asks first."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from typing import Any
+
+import msgspec
+
+import sark
+from sark.errors import StoreError
+from sark.ops.health import Readiness, readiness
+from sark.runtime import Runtime
+from sark.siem import QueueStatus
+
+__all__ = ["ServerStatus", "Status", "collect_status"]
+
+
+class ServerStatus(msgspec.Struct, frozen=True):
+    """One server as this process sees it.
+
+    Attributes:
+        role: What it is used for.
+        address: Where it is, without credentials.
+        guard_open: Whether calls to it are refused because it was found dead.
+        guard_opened: How often that happened.
+        pool: Connections and waits; see ``PoolStats``.
+    """
+
+    role: str
+    address: str
+    guard_open: bool
+    guard_opened: int
+    pool: dict[str, Any]
+
+
+class Status(msgspec.Struct, frozen=True):
+    """The state of one process.
+
+    Attributes:
+        version: Of SARK.
+        pid: Of this process.
+        policies: Names that are served.
+        revision: Of the policies in force.
+        servers: The Valkey servers.
+        queue: The audit queue's account; None when it cannot be read.
+        readiness: What ``/health/ready`` says.
+    """
+
+    version: str
+    pid: int
+    policies: tuple[str, ...]
+    revision: str
+    servers: tuple[ServerStatus, ...]
+    queue: QueueStatus | None
+    readiness: Readiness
+
+
+async def collect_status(runtime: Runtime) -> Status:
+    """Ask all parts."""
+    try:
+        queue = await runtime.gateway.queue.status()
+    except StoreError:
+        queue = None  # why is told by the readiness report
+    return Status(
+        version=sark.__version__,
+        pid=os.getpid(),
+        policies=runtime.gateway.policies,
+        revision=runtime.gateway.evaluator.revision,
+        servers=tuple(
+            ServerStatus(
+                role="state and cache" if runtime.store.shared else server.role,
+                address=server.address,
+                guard_open=server.guard.is_open,
+                guard_opened=server.guard.opened,
+                pool=asdict(server.pool_stats()),
+            )
+            for server in runtime.store.servers
+        ),
+        queue=queue,
+        readiness=await readiness(runtime),
+    )
