@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
+import signal
 import socket
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from typing import Annotated
 
 import typer
 import uvicorn
 import uvloop
 from pydantic import SecretStr
-from rich.console import Console
-from rich.table import Table
 
 import sark
 from sark.errors import ConfigurationError
@@ -108,9 +109,25 @@ def _config(runtime: Runtime, metrics: Metrics) -> uvicorn.Config:
 
 
 class _Server(uvicorn.Server):
-    """Tells when it accepts connections."""
+    """Tells when it accepts connections, and stops without killing the process.
+
+    uvicorn would raise the signal again once it has stopped serving, which ends the process before
+    the audit queue is flushed and the embedded server is stopped.
+    """
 
     when_started: Callable[[], None] | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop serving on SIGINT and SIGTERM; a second SIGINT does not wait for requests."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -121,21 +138,26 @@ class _Server(uvicorn.Server):
 def _print_summary(runtime: Runtime, address: str, generated_token: str | None) -> None:
     """Say what runs where; the generated admin token is shown here and nowhere else."""
     settings = runtime.settings
-    rows = Table.grid(padding=(0, 2))
-    rows.add_row("service", f"{address}/v1/authorize")
-    rows.add_row("explore", f"{address}/docs   {address}/metrics   {address}/health/ready")
-    rows.add_row("valkey", _valkey(runtime))
-    rows.add_row("policies", f"{_names(settings)} from {runtime.policy_dir}")
-    rows.add_row("engine", f"embedded Rego, revision {runtime.gateway.evaluator.revision}")
     limit = settings.limit_per_minute
-    rows.add_row("limits", f"{limit:,} a minute for each user, ip and api key" if limit else "off")
-    rows.add_row("audit", f"siem:event_queue, at most {settings.siem_max_events:,} events")
+    rows = {
+        "service": f"{address}/v1/authorize",
+        "explore": f"{address}/docs  {address}/metrics  {address}/health/ready",
+        "valkey": _valkey(runtime),
+        "policies": f"{', '.join(settings.policies)} from {runtime.policy_dir}",
+        "engine": f"embedded Rego, revision {runtime.gateway.evaluator.revision}",
+        "limits": f"{limit:,} a minute for each user, ip and api key" if limit else "off",
+        "audit": f"siem:event_queue, at most {settings.siem_max_events:,} events",
+        "callers": "need the service token" if settings.service_token else "need no credential",
+    }
     if generated_token is not None:
-        rows.add_row("admin token", f"{generated_token}   (generated, shown once)")
-    rows.add_row("try", "sark authorize user-0001 server:read server/web-001")
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"SARK {sark.__version__} is ready; Ctrl-C stops it.")
-    console.print(rows, markup=False)
+        rows["admin token"] = f"{generated_token}  (generated for this run, shown once)"
+    elif settings.admin_token is None:
+        rows["admin"] = "routes are closed: SARK_ADMIN_TOKEN is not set"
+    rows["try"] = "sark authorize user-0001 server:read server/web-001"
+    typer.echo(f"SARK {sark.__version__} is ready; Ctrl-C stops it.")
+    for label, text in rows.items():
+        typer.echo(f"  {label:<12} {text}")
+    sys.stdout.flush()
 
 
 def _valkey(runtime: Runtime) -> str:
@@ -144,7 +166,3 @@ def _valkey(runtime: Runtime) -> str:
     settings = runtime.settings
     urls = [url for url in (settings.valkey_url, settings.valkey_state_url) if url is not None]
     return ", ".join(mask_url(url.get_secret_value()) for url in urls)
-
-
-def _names(settings: Settings) -> str:
-    return ", ".join(settings.policies)

@@ -65,6 +65,8 @@ def configure_logs(level: LogLevel, log_format: LogFormat) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
+    # uvicorn tells at info what the start-up summary says better.
+    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, root.level))
 
 
 class Quiet:

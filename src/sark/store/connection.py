@@ -10,6 +10,7 @@ work, under one budget for the whole call (and the driver pays for each with a t
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from typing import Any
 
@@ -56,11 +57,23 @@ class StoreConnection(valkey_asyncio.connection.AbstractConnection):
         """Connect and shake hands, unless connected; raises the driver's errors."""
         await self.connect()  # type: ignore[no-untyped-call]
 
+    async def disconnect(self, nowait: bool = False) -> None:  # noqa: FBT001, FBT002 - the driver's
+        """Close the connection.
+
+        Args:
+            nowait: Drop it with whatever is still to be sent. The driver would close it in the
+                background after sending the rest, so to a server that hangs never.
+        """
+        if nowait and self._writer is not None:
+            self._writer.transport.abort()
+        await super().disconnect(nowait)
+
     @property
     def usable(self) -> bool:
         """Whether a command can be sent: connected, not closed by the server, no stray bytes."""
         reader = self._reader
-        if reader is None or reader.at_eof():
+        # A closed connection has an end of file; a reset one has an exception instead.
+        if reader is None or reader.at_eof() or reader.exception() is not None:
             return False
         empty: bool = self._socket_is_empty()  # type: ignore[no-untyped-call]
         return empty
@@ -76,6 +89,11 @@ class TlsConnection(StoreConnection, valkey_asyncio.SSLConnection):
 
 class UnixConnection(StoreConnection, valkey_asyncio.UnixDomainSocketConnection):
     """Over a unix socket."""
+
+    async def _connect(self) -> None:
+        # The driver's would shake hands here and again in ``connect``, and would wrap the first
+        # one's errors, so that a wrong password looks like a broken connection.
+        self._reader, self._writer = await asyncio.open_unix_connection(self.path)
 
 
 class connection_factory:  # noqa: N801 - called like the function that it stands for

@@ -21,6 +21,8 @@ __all__ = ["FAILURES_TO_OPEN", "Guard"]
 FAILURES_TO_OPEN = 3
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 1.0
+# Doublings after which the pause is at its longest for certain; 2.0 ** 1024 would overflow.
+MOST_DOUBLINGS = 16
 
 
 @dataclass(slots=True)
@@ -70,5 +72,5 @@ class Guard:
     def next_pause(self) -> float:
         """Seconds until the next probe: doubling, capped, with jitter against synchrony."""
         pause = min(FIRST_PAUSE_SECONDS * 2.0**self._probes, LONGEST_PAUSE_SECONDS)
-        self._probes += 1
+        self._probes = min(self._probes + 1, MOST_DOUBLINGS)
         return pause * random.uniform(0.5, 1.0)  # noqa: S311 - jitter is not cryptography

@@ -61,9 +61,10 @@ class PoolStats:
 
 @dataclass(slots=True)
 class Attempt:
-    """How far one call came before it failed."""
+    """How far one call came before it failed, and why it last failed to connect."""
 
     stage: Literal["starting", "waiting", "connecting", "sent"] = "starting"
+    reason: str = ""
 
 
 class ConnectionPool:
@@ -74,7 +75,7 @@ class ConnectionPool:
         size: Most connections that may exist.
         connect_timeout: Seconds for one attempt to connect, handshake included.
         idle_check: Seconds of idleness after which a connection is asked PING before use; 0: never.
-        on_connect_failure: Told the reason of each failed attempt; may raise to end the retries.
+        check_going_on: Called after each failed attempt to connect; raises to end the retries.
     """
 
     def __init__(
@@ -84,13 +85,13 @@ class ConnectionPool:
         size: int,
         connect_timeout: float,
         idle_check: float,
-        on_connect_failure: Callable[[str], None],
+        check_going_on: Callable[[], None],
     ) -> None:
         self._make = make
         self._size = size
         self._connect_timeout = connect_timeout
         self._idle_check = idle_check
-        self._on_connect_failure = on_connect_failure
+        self._check_going_on = check_going_on
         self._idle: list[StoreConnection] = []
         self._waiters: deque[asyncio.Future[StoreConnection]] = deque()
         self._in_use = 0
@@ -144,7 +145,7 @@ class ConnectionPool:
         try:
             attempt.stage = "connecting"
             if not connection.usable or self._idle_too_long(connection):
-                await self._revive(connection)
+                await self._revive(connection, attempt)
         except BaseException:
             await self.release(connection, clean=False)
             raise
@@ -207,20 +208,20 @@ class ConnectionPool:
             if waiter.done() and not waiter.cancelled():
                 # Handed over in the same moment as the caller gave up: pass it on.
                 await self.release(waiter.result(), clean=True)
-            else:
+            elif waiter in self._waiters:  # else a release came across it and took it out
                 self._waiters.remove(waiter)
             raise
         finally:
             self._wait_seconds += perf_counter() - started
 
-    async def _revive(self, connection: StoreConnection) -> None:
+    async def _revive(self, connection: StoreConnection, attempt: Attempt) -> None:
         """Make a connection usable: prove that it lives, or connect it (again)."""
         if connection.is_connected:
             if connection.usable and await self._answers_ping(connection):
                 return
             self._discarded += 1
             await connection.disconnect(nowait=True)
-        await self._connect(connection)
+        await self._connect(connection, attempt)
 
     async def _answers_ping(self, connection: StoreConnection) -> bool:
         try:
@@ -231,20 +232,22 @@ class ConnectionPool:
             return False
         return reply == b"PONG"
 
-    async def _connect(self, connection: StoreConnection) -> None:
+    async def _connect(self, connection: StoreConnection, attempt: Attempt) -> None:
         """Connect; when that fails, again after a jittered pause, while the caller has time."""
         pause = FIRST_BACKOFF_SECONDS
         while True:
             try:
                 async with asyncio.timeout(self._connect_timeout):
                     await connection.open()
-            except (driver.AuthenticationError, driver.AuthorizationError):
+            except (driver.AuthenticationError, driver.AuthorizationError, driver.ResponseError):
+                # The server answers and refuses: asking again would not change its mind.
                 self._connect_failures += 1
                 raise
             except (driver.ConnectionError, driver.TimeoutError, TimeoutError, OSError) as error:
                 self._connect_failures += 1
+                attempt.reason = str(error) or "no connection in time"
                 await connection.disconnect(nowait=True)
-                self._on_connect_failure(str(error) or type(error).__name__)
+                self._check_going_on()
             else:
                 self._connects += 1
                 return

@@ -101,9 +101,10 @@ class Server:
             size=pool_size,
             connect_timeout=connect_timeout,
             idle_check=health_check_interval,
-            on_connect_failure=self._connect_failed,
+            check_going_on=self.guard.check,
         )
         self._prober: asyncio.Task[None] | None = None
+        self._closed = False
 
     async def execute(
         self, *command: Argument, deadline: float | None = None, idempotent: bool = False
@@ -161,6 +162,7 @@ class Server:
 
     async def close(self) -> None:
         """Close the connections and stop probing."""
+        self._closed = True
         if self._prober is not None:
             self._prober.cancel()
             await asyncio.gather(self._prober, return_exceptions=True)
@@ -188,13 +190,15 @@ class Server:
         self.guard.check()
         started = perf_counter()
         attempt = Attempt()
-        result: CallResult = "unavailable"
+        result: CallResult | None = None
         try:
             async with asyncio.timeout_at(deadline):
                 outcome = await self._exchange(commands, attempt)
         except StoreError:
+            result = "unavailable"
             raise
         except Exception as error:
+            result = "error"
             failure = self._failure(error, attempt)
             result = _result_of(failure)
             raise failure from error
@@ -204,8 +208,9 @@ class Server:
                 self._hub.emit(GuardChanged(self.role, is_open=False, reason=""))
             return outcome
         finally:
-            seconds = perf_counter() - started
-            self._hub.emit(RoundTrip(self.role, len(commands), seconds, result))
+            if result is not None:  # else cancelled by the caller, which says nothing of the server
+                seconds = perf_counter() - started
+                self._hub.emit(RoundTrip(self.role, len(commands), seconds, result))
 
     async def _exchange(
         self, commands: Sequence[Command | ScriptCall], attempt: Attempt
@@ -230,48 +235,57 @@ class Server:
         replies: list[Any],
     ) -> None:
         """Load what the server did not know, and repeat exactly the calls that did not run."""
-        missing = [i for i, reply in enumerate(replies) if type(reply) is driver.NoScriptError]
-        calls = [call for i in missing if isinstance(call := commands[i], ScriptCall)]
-        scripts = list({call.script.sha: call.script for call in calls}.values())
-        loads: list[Command | ScriptCall] = [("SCRIPT", "LOAD", s.text) for s in scripts]
-        again = await _talk(connection, loads + list(calls))
-        for i, reply in zip(missing, again[len(loads) :], strict=True):
-            replies[i] = reply
-        for script in scripts:
-            self._hub.emit(ScriptLoaded(self.role, script.name))
+        missing = {
+            i: call
+            for i, (call, reply) in enumerate(zip(commands, replies, strict=True))
+            if isinstance(call, ScriptCall) and type(reply) is driver.NoScriptError
+        }
+        scripts = {call.script.sha: call.script for call in missing.values()}
+        loads: list[Command] = [("SCRIPT", "LOAD", s.text) for s in scripts.values()]
+        again = await _talk(connection, [*loads, *missing.values()])
+        loaded = dict(zip(scripts, again, strict=False))
+        for (i, call), reply in zip(missing.items(), again[len(loads) :], strict=True):
+            # A script that does not load says why; its call only said once more NOSCRIPT.
+            refusal = loaded[call.script.sha]
+            replies[i] = refusal if isinstance(refusal, Exception) else reply
+        for sha, answer in loaded.items():
+            if not isinstance(answer, Exception):
+                self._hub.emit(ScriptLoaded(self.role, scripts[sha].name))
 
     def _failure(self, error: Exception, attempt: Attempt) -> StoreError:
         """Explain what ended an attempt, and let the guard know if the server is to blame."""
-        if isinstance(error, TimeoutError) and attempt.stage == "waiting":
-            return PoolExhaustedError(f"{self.address}: no connection came free in time")
+        if isinstance(error, TimeoutError):
+            if attempt.stage == "waiting":
+                return PoolExhaustedError(f"{self.address}: no connection came free in time")
+            connecting = attempt.reason or "no connection in time"
+            error = TimeoutError("no answer in time" if attempt.stage == "sent" else connecting)
         failure = translate(error, sent=attempt.stage == "sent", server=self.address)
         if isinstance(failure, StoreUnavailableError | StoreTimeoutError | ConnectionLostError):
-            self._note_failure(str(failure))
+            self._note_failure(str(error) or type(error).__name__)
         return failure
 
-    def _connect_failed(self, reason: str) -> None:
-        self._note_failure(reason)
-        self.guard.check()
-
     def _note_failure(self, reason: str) -> None:
-        if self.guard.failed(reason):
-            self._hub.emit(GuardChanged(self.role, is_open=True, reason=reason))
+        if not self.guard.failed(reason):
+            return
+        self._hub.emit(GuardChanged(self.role, is_open=True, reason=reason))
+        # A prober that has not yet noticed that the guard was closed meanwhile goes on with it.
+        if not self._closed and (self._prober is None or self._prober.done()):
             self._prober = asyncio.create_task(self._probe(), name=f"sark-probe-{self.role}")
 
     async def _probe(self) -> None:
-        """Ask PING on a connection of its own until the server answers again."""
-        await self._pool.reset()
+        """Connect and shake hands, again and again, until the server answers."""
         while self.guard.is_open:
+            await self._pool.reset()
             await asyncio.sleep(self.guard.next_pause())
             connection = self._connections()
             try:
                 async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
                     await connection.open()
-            except (driver.ValkeyError, TimeoutError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - without its probe the guard stays open for good
                 self.guard.reason = str(error) or type(error).__name__
             else:
-                self.guard.succeeded()
-                self._hub.emit(GuardChanged(self.role, is_open=False, reason=""))
+                if self.guard.succeeded():
+                    self._hub.emit(GuardChanged(self.role, is_open=False, reason=""))
             finally:
                 await connection.disconnect(nowait=True)
 
