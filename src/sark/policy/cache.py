@@ -90,7 +90,7 @@ class PolicyCache:
         self._version_keys: dict[str, str] = {}
 
     def generation_keys(self, question: Question) -> list[str]:
-        """Name the three generation keys of a question, in the order of ``policy_generations``."""
+        """Name the three generation keys of a question, in the order of ``policy_lookup``."""
         keys = self._store.keys
         policy = question.policy
         version = self._version_keys.get(policy)

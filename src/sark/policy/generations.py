@@ -28,7 +28,7 @@ __all__ = ["Generations", "fresh_nonce", "stamp_of"]
 _INVALIDATE = load_script(
     "policy.invalidate",
     ("sark.store", "clock.lua"),
-    ("sark.policy", "generations.lua"),
+    ("sark.policy", "token.lua"),
     ("sark.policy", "invalidate.lua"),
 )
 
@@ -113,7 +113,7 @@ class Generations:
 
 GENERATION_FRAGMENTS: tuple[tuple[str, str], ...] = (
     ("sark.store", "clock.lua"),
-    ("sark.policy", "generations.lua"),
+    ("sark.policy", "token.lua"),
     ("sark.policy", "lookup.lua"),
 )
 

@@ -1,7 +1,7 @@
 -- Writes a new generation token: every decision stamped with the previous one is a miss.
 --
 -- KEYS[1]  the token's key
--- ARGV[1]  nonce, as in policy_generations
+-- ARGV[1]  nonce, as in next_token
 -- ARGV[2]  life of the token in milliseconds, 0 for a permanent one
 --
 -- Returns the token. Atomic because tokens must be ordered: later than the previous one whatever

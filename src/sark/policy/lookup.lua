@@ -1,17 +1,38 @@
 -- policy_lookup(first, nonce, user_ttl_ms): a cached decision with the generations that judge it.
 --
--- KEYS[first] to KEYS[first + 2]  as in policy_generations
--- KEYS[first + 3]                 policy:decision:<hash>; absent when another server holds it
+-- KEYS[first]      policy:generation                  everything
+-- KEYS[first + 1]  policy:version:<policy>            one policy
+-- KEYS[first + 2]  policy:user_version:<user_id>      one user, with a TTL
+-- KEYS[first + 3]  policy:decision:<hash>             absent when another server holds it
+-- nonce            text that no other call ever uses: makes tokens unrepeatable
+-- user_ttl_ms      life of a user's token; renewed when less than half of it is left
 --
 -- Returns {generation, policy token, user token, decision or false, TTL left in milliseconds}.
+-- Missing tokens are created, and then there is no decision: absence never matches a stamp.
 --
--- Atomic because the decision must be judged by tokens that were current when it was read.
+-- The user's token is renewed on misses only. A decision is stored after a miss, lives at most half
+-- as long as a renewed token, and so never outlives the token that it was stamped with.
+--
+-- Atomic because the decision must be judged by tokens that were current when it was read, and
+-- because a token that two callers create at once must be one token.
 local function policy_lookup(first, nonce, user_ttl_ms)
-  local tokens, created = policy_generations(first, nonce, user_ttl_ms)
-  local decision, ttl = false, -2
-  if not created and KEYS[first + 3] then
-    decision = server.call('GET', KEYS[first + 3])
-    if decision then ttl = server.call('PTTL', KEYS[first + 3]) end
+  local found = server.call('MGET', unpack(KEYS, first, first + 3))
+  if found[1] and found[2] and found[3] then
+    if found[4] then
+      found[5] = server.call('PTTL', KEYS[first + 3])
+      return found
+    end
+    if server.call('PTTL', KEYS[first + 2]) < user_ttl_ms / 2 then
+      server.call('PEXPIRE', KEYS[first + 2], user_ttl_ms)
+    end
+  else
+    for i = 1, 3 do
+      if not found[i] then
+        found[i] = next_token(false, nonce)
+        server.call('SET', KEYS[first + i - 1], found[i])
+      end
+    end
+    server.call('PEXPIRE', KEYS[first + 2], user_ttl_ms)
   end
-  return {tokens[1], tokens[2], tokens[3], decision, ttl}
+  return {found[1], found[2], found[3], false, -2}
 end

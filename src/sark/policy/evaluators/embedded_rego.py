@@ -5,8 +5,8 @@ builtin gets the wrong type, lines of at most 1,024 columns. It evaluates on the
 holds the GIL and has no time limit, so a policy that loops for long holds up the process; OPA over
 HTTP is the evaluator for production.
 
-An engine may only be used by the thread that made it (regorus panics otherwise), so each thread
-builds its own from the same source.
+An engine may only be used, and dropped, by the thread that made it (regorus panics otherwise), so
+each thread builds its own from the same source.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
+import weakref
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +28,18 @@ from sark.policy.evaluators.rego_source import RegoSource, read_source
 
 __all__ = ["EmbeddedRego"]
 
+# Each thread's engines by number of their evaluator. Not an attribute of the evaluator, which would
+# take the engines of all threads along when one of them drops it.
+_engines = threading.local()
+_numbers = count()
+
 # An input with the fields of every question, to find out at load what only shows on evaluation.
 _EMPTY_INPUT = '{"action":"","context":{},"resource":"","user_id":""}'
 _LOCATION = re.compile(r"-->\s*(?P<file>.+?):(?P<line>\d+):(?P<column>\d+)")
 _REASON = re.compile(r"^error: (?P<reason>.+)$", re.MULTILINE)
+# Errors that no input can excuse; others may be due to the empty input.
+_MISTAKE = re.compile(r"unsafe|could not find function|recursion detected|rule conflicts with")
+_NO_SUCH_RULE = "not a valid rule path"
 
 
 class _Expression(msgspec.Struct):
@@ -64,7 +74,7 @@ class EmbeddedRego:
     def __init__(self, directory: Path, policies: tuple[str, ...]) -> None:
         self._source = read_source(directory)
         self._policies = policies
-        self._engines = threading.local()
+        self._number = str(next(_numbers))
         self._check()
 
     @property
@@ -89,25 +99,37 @@ class EmbeddedRego:
         """Nothing to release: engines end with their threads."""
 
     def _engine(self) -> Any:
-        engine = getattr(self._engines, "engine", None)
-        if engine is None:
-            engine = self._engines.engine = _load(self._source)
-        return engine
+        engines = _engines.__dict__
+        if self._number not in engines:
+            for number in [n for n, (owner, _) in engines.items() if owner() is None]:
+                del engines[number]
+            engines[self._number] = (weakref.ref(self), _load(self._source))
+        return engines[self._number][1]
 
     def _check(self) -> None:
-        """Evaluate every entry point once: unsafe variables only show then."""
+        """Evaluate every entry point: unsafe variables only show then.
+
+        Without any input first, when nothing is excused; then with the empty one, which gets
+        further but may break a builtin that a real input would not.
+        """
         engine = self._engine()
+        for policy in self._policies:
+            self._try(engine, policy, re.compile(""))
         engine.set_input_json(_EMPTY_INPUT)
         for policy in self._policies:
-            try:
-                engine.eval_rule_as_json(f"data.sark.{policy}.decision")
-            except RuntimeError as error:
-                text = str(error)
-                if text.startswith("not a valid rule path"):
-                    raise PolicyError(
-                        f"{self._source.root}: no rule data.sark.{policy}.decision; "
-                        f"SARK_POLICIES names the policy {policy!r}"
-                    ) from None
+            self._try(engine, policy, _MISTAKE)
+
+    def _try(self, engine: Any, policy: str, fatal: re.Pattern[str]) -> None:
+        try:
+            engine.eval_rule_as_json(f"data.sark.{policy}.decision")
+        except RuntimeError as error:
+            text = str(error)
+            if text.startswith(_NO_SUCH_RULE):
+                raise PolicyError(
+                    f"{self._source.root}: no rule data.sark.{policy}.decision; "
+                    f"SARK_POLICIES names the policy {policy!r}"
+                ) from None
+            if fatal.search(text):
                 raise _policy_error(self._source, text) from None
 
 
@@ -124,8 +146,44 @@ def _load(source: RegoSource) -> Any:
             engine.add_policy(name, text)
         except RuntimeError as error:
             raise _policy_error(source, str(error)) from None
-    engine.add_data_json(msgspec.json.encode(source.data).decode())
+    _refuse_shadowed(engine, source)
+    try:
+        engine.add_data_json(msgspec.json.encode(source.data).decode())
+    except RuntimeError as error:
+        raise PolicyError(f"{source.root}: data: {str(error).splitlines()[0]}") from None
     return engine
+
+
+def _refuse_shadowed(engine: Any, source: RegoSource) -> None:
+    """Refuse data where a rule stands: the engine would silently answer with the data instead.
+
+    Args:
+        engine: Has the modules, but no data yet.
+        source: Where both come from.
+    """
+    for package in engine.get_packages():
+        path, found = [], source.data
+        for part in package.split(".")[1:]:
+            path.append(part)
+            found = found.get(part, {})
+            if not isinstance(found, dict):
+                raise PolicyError(
+                    f"{source.where(path)}: {'.'.join(path)} is data and also a package"
+                )
+        for name in found:
+            if _is_rule(engine, f"{package}.{name}"):
+                raise PolicyError(
+                    f"{source.where([*path, name])}: "
+                    f"{'.'.join([*path, name])} is data and also a rule"
+                )
+
+
+def _is_rule(engine: Any, path: str) -> bool:
+    try:
+        engine.eval_rule_as_json(path)
+    except RuntimeError as error:
+        return not str(error).startswith(_NO_SUCH_RULE)
+    return True
 
 
 def _policy_error(source: RegoSource, text: str) -> PolicyError:

@@ -7,19 +7,22 @@ are data: their place in the tree is their place below ``data``, as ``opa run`` 
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 
 from sark.errors import PolicyError
 
 __all__ = ["RegoSource", "read_source"]
 
 _DATA_SUFFIXES = {".json", ".yaml", ".yml"}
+_BYTE = re.compile(r" \(byte (?P<offset>\d+)\)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +33,19 @@ class RegoSource:
         root: The directory.
         modules: Path below the root and text of each module, sorted.
         data: The merged data document.
+        data_files: Each data file with what it contributes to ``data``.
         revision: Digest of the names and contents of all files.
     """
 
     root: Path
     modules: tuple[tuple[str, str], ...]
     data: dict[str, Any]
+    data_files: tuple[tuple[Path, Any], ...]
     revision: str
+
+    def where(self, path: Sequence[str]) -> Path:
+        """Name the first file that contributes what stands at ``path``, for a message."""
+        return next((file for file, data in self.data_files if _holds(data, path)), self.root)
 
 
 def read_source(root: Path) -> RegoSource:
@@ -50,6 +59,7 @@ def read_source(root: Path) -> RegoSource:
         raise PolicyError(f"{root}: no such directory; SARK_POLICY_DIR names the Rego policies")
     modules: list[tuple[str, str]] = []
     data: dict[str, Any] = {}
+    data_files: list[tuple[Path, Any]] = []
     digest = sha256()
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root)
@@ -60,13 +70,15 @@ def read_source(root: Path) -> RegoSource:
             modules.append((str(name), text))
         elif path.suffix in _DATA_SUFFIXES:
             text = _read(path)
-            _merge(data, _placed(name, _parse(path, text)), path, "data")
+            document = _placed(name, _parse(path, text))
+            data_files.append((path, document))
+            _merge(data, document, path, "data")
         else:
             continue
         digest.update(f"{name}\n{len(text)}\n{text}\n".encode())
     if not modules:
         raise PolicyError(f"{root}: holds no .rego file")
-    return RegoSource(root, tuple(modules), data, digest.hexdigest()[:16])
+    return RegoSource(root, tuple(modules), data, tuple(data_files), digest.hexdigest()[:16])
 
 
 def _read(path: Path) -> str:
@@ -77,13 +89,54 @@ def _read(path: Path) -> str:
 
 
 def _parse(path: Path, text: str) -> Any:
+    document = _parse_json(path, text) if path.suffix == ".json" else _parse_yaml(path, text)
     try:
-        if path.suffix == ".json":
-            return msgspec.json.decode(text)
+        _check(document, path, "data")
+    except RecursionError:
+        raise PolicyError(f"{path}: data is nested too deeply, or in itself") from None
+    return document
+
+
+def _parse_json(path: Path, text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except RecursionError:
+        raise PolicyError(f"{path}: data is nested too deeply") from None
+    except msgspec.MsgspecError as error:
+        reason, where = str(error), str(path)
+        if at := _BYTE.search(reason):
+            reason = reason[: at.start()]
+            line = text.encode()[: int(at["offset"])].count(b"\n") + 1
+            where = f"{path}:{line}"
+        raise PolicyError(f"{where}: {reason}") from None
+
+
+def _parse_yaml(path: Path, text: str) -> Any:
+    import yaml  # part of the extra that brings the engine
+
+    try:
         return yaml.safe_load(text)
-    except (msgspec.MsgspecError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise PolicyError(f"{path}: {reason}") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        reason = " ".join(part for part in (error.context, error.problem) if part)
+        raise PolicyError(f"{where}: {' '.join(reason.split())}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise PolicyError(f"{path}: {' '.join(str(error).split())}") from None
+
+
+def _check(value: Any, path: Path, where: str) -> None:
+    """Refuse what YAML has and JSON has not; the encoder would fail on it or turn it into null."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            if not isinstance(name, str):
+                raise PolicyError(f"{path}: {where} has the name {name!r}; quote it")
+            _check(item, path, f"{where}.{name}")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _check(item, path, f"{where}[{index}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise PolicyError(f"{path}: {where} is {value}, expected a finite number")
 
 
 def _placed(name: Path, document: Any) -> Any:
@@ -97,11 +150,17 @@ def _merge(into: dict[str, Any], new: Any, path: Path, where: str) -> None:
     if not isinstance(new, dict):
         raise PolicyError(f"{path}: {where} is {type(new).__name__}, expected an object")
     for key, value in new.items():
-        if not isinstance(key, str):
-            raise PolicyError(f"{path}: {where} has the name {key!r}, expected a string")
         if key not in into:
             into[key] = value
         elif isinstance(into[key], dict) and isinstance(value, dict):
             _merge(into[key], value, path, f"{where}.{key}")
         else:
             raise PolicyError(f"{path}: {where}.{key} is defined by another file too")
+
+
+def _holds(data: Any, path: Sequence[str]) -> bool:
+    for part in path:
+        if not isinstance(data, dict) or part not in data:
+            return False
+        data = data[part]
+    return True
