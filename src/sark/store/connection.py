@@ -57,7 +57,7 @@ class StoreConnection(valkey_asyncio.connection.AbstractConnection):
         """Connect and shake hands, unless connected; raises the driver's errors."""
         await self.connect()  # type: ignore[no-untyped-call]
 
-    async def disconnect(self, nowait: bool = False) -> None:  # noqa: FBT001, FBT002 - the driver's
+    async def disconnect(self, nowait: bool = False) -> None:
         """Close the connection.
 
         Args:
@@ -118,6 +118,9 @@ class connection_factory:  # noqa: N801 - called like the function that it stand
         else:
             options |= {"socket_keepalive": True, "socket_keepalive_options": KEEPALIVE}
             tls = theirs is not None and issubclass(theirs, valkey_asyncio.SSLConnection)
+            if tls and options.get("ssl_cert_reqs") != "none":
+                # The driver's default takes any server's certificate for any other server.
+                options.setdefault("ssl_check_hostname", True)
             self._class = TlsConnection if tls else TcpConnection
             self.address = f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
         self._options = options
