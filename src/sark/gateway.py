@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Literal
 
@@ -90,8 +89,7 @@ class Answer(msgspec.Struct, frozen=True):
     limits: tuple[LimitState, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
+class _Outcome(msgspec.Struct, frozen=True):
     """A decision on its way to the audit event and the answer."""
 
     allow: bool

@@ -8,8 +8,9 @@ does both for callers who want a decision only.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from sark.errors import StoreError
 from sark.events import CacheWriteFailed, Looked, LookupResult
@@ -24,8 +25,7 @@ __all__ = ["CachedDecision", "Found", "PolicyCache", "judge"]
 _LOOKUP = lookup_script()
 
 
-@dataclass(frozen=True, slots=True)
-class CachedDecision:
+class CachedDecision(msgspec.Struct, frozen=True, gc=False):
     """A valid decision from the cache.
 
     Attributes:
@@ -39,8 +39,7 @@ class CachedDecision:
     ttl: int
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """The outcome of a look-up.
 
     Attributes:

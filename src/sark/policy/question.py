@@ -22,6 +22,8 @@ MAX_ID_BYTES = 256
 MAX_CONTEXT_BYTES = 16_384
 MAX_CONTEXT_DEPTH = 8
 
+_NOT_UNICODE = "is not valid Unicode (a lone surrogate)"
+
 JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
 
 _encode = msgspec.json.Encoder(order="sorted").encode
@@ -72,13 +74,15 @@ class Question(msgspec.Struct, frozen=True):
         check_text("user_id", user_id)
         check_text("action", action)
         check_text("resource", resource)
-        if context:
+        if context or not isinstance(context, dict | None):
             _check_context(context)
         try:
             encoded = _encode(Input(action, context or {}, resource, user_id))
         except UnicodeEncodeError:
-            field = _unencodable(user_id=user_id, action=action, resource=resource)
-            raise InvalidRequestError(field, "is not valid Unicode (a lone surrogate)") from None
+            raise InvalidRequestError("context", _NOT_UNICODE) from None
+        except (TypeError, ValueError) as error:
+            # Subclasses of str or int, and numbers of thousands of digits.
+            raise InvalidRequestError("", f"has no JSON form: {error}") from None
         if len(encoded) > MAX_CONTEXT_BYTES and len(_encode(context)) > MAX_CONTEXT_BYTES:
             size = len(_encode(context))
             raise InvalidRequestError(
@@ -98,13 +102,16 @@ def check_text(field: str, value: object) -> None:
         raise InvalidRequestError(field, f"got {type(value).__name__}, expected a string")
     if not value:
         raise InvalidRequestError(field, "got an empty string, expected at least one character")
-    # A character takes at most 4 bytes, so short strings need no encoding to be measured.
-    if len(value) * 4 > MAX_ID_BYTES:
-        size = len(value.encode("utf-8", "surrogatepass"))
-        if size > MAX_ID_BYTES:
-            raise InvalidRequestError(
-                field, f"got {size} bytes, expected at most {MAX_ID_BYTES} bytes of UTF-8"
-            )
+    size = len(value)
+    if not value.isascii():
+        try:
+            size = len(value.encode())
+        except UnicodeEncodeError:
+            raise InvalidRequestError(field, _NOT_UNICODE) from None
+    if size > MAX_ID_BYTES:
+        raise InvalidRequestError(
+            field, f"got {size} bytes, expected at most {MAX_ID_BYTES} bytes of UTF-8"
+        )
 
 
 def _check_context(context: object) -> None:
@@ -134,12 +141,3 @@ def _check_json(value: object, path: str, depth: int) -> None:
             _check_json(item, f"{path}[{index}]", depth - 1)
     else:
         raise InvalidRequestError(path, f"got {type(value).__name__}, expected a JSON value")
-
-
-def _unencodable(**fields: str) -> str:
-    for name, value in fields.items():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return name
-    return "context"

@@ -14,8 +14,9 @@
 local function ratelimit_charge(first, count, at)
   if count == 0 then return {1} end
   local reply = {1}
+  local counted = server.call('MGET', unpack(KEYS, first, first + count - 1))
   for i = 0, count - 1 do
-    local used = tonumber(server.call('GET', KEYS[first + i]) or 0)
+    local used = tonumber(counted[i + 1] or 0)
     if used >= tonumber(ARGV[at + 2 * i]) then reply[1] = 0 end
     reply[2 + 2 * i] = used
   end

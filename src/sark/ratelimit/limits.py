@@ -59,8 +59,7 @@ class LimitState(msgspec.Struct, frozen=True):
     reset: int
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(msgspec.Struct, frozen=True):
     """The outcome of charging a request.
 
     Attributes:
@@ -80,13 +79,18 @@ class Charge:
 def canonical_ip(text: str) -> str:
     """Spell an ip address in its one canonical form.
 
+    An IPv4 address that is mapped into IPv6 is the IPv4 address. A zone (``%eth0``) is refused:
+    it is free text, by which one address would have as many counters as it likes.
+
     Raises:
         InvalidRequestError: It is none.
     """
     try:
-        address = ip_address(text)
+        address = None if "%" in text else ip_address(text)
     except ValueError:
-        raise InvalidRequestError("ip", "got no IPv4 or IPv6 address") from None
+        address = None
+    if address is None:
+        raise InvalidRequestError("ip", "got no IPv4 or IPv6 address")
     mapped = getattr(address, "ipv4_mapped", None)
     return str(mapped or address)
 
@@ -111,14 +115,12 @@ class RateLimiter:
         Raises:
             InvalidRequestError: ``ip`` is no address.
         """
-        if self._limit is None:
-            return ()
         found: list[Identity] = [("user", user_id)]
         if ip is not None:
             found.append(("ip", canonical_ip(ip)))
         if api_key_id is not None:
             found.append(("apikey", api_key_id))
-        return tuple(found)
+        return tuple(found) if self._limit is not None else ()
 
     def keys(self, identities: Sequence[Identity]) -> list[str]:
         """Name the identities' counters."""
@@ -147,7 +149,9 @@ class RateLimiter:
             return Charge(admitted=True, states=states)
         full = [i for i, state in enumerate(states) if state.remaining == 0]
         wait = max(states[i].reset for i in full)
-        return Charge(False, states, identities[full[0]], max(1, wait))  # noqa: FBT003
+        return Charge(
+            admitted=False, states=states, refused=identities[full[0]], retry_after=max(1, wait)
+        )
 
     async def check(
         self, identities: Sequence[Identity], *, deadline: float | None = None

@@ -19,7 +19,7 @@ import msgspec
 from sark.errors import AuditError, QueueFullError, StoreError
 from sark.events import AuditAppended, AuditRefused
 from sark.siem.event import AuditEvent, encode_event
-from sark.store import Argument, Store, load_script
+from sark.store import Argument, Deadline, Store, load_script
 
 __all__ = ["EventQueue", "QueueBounds", "QueueStatus", "queue_full"]
 
@@ -109,7 +109,7 @@ class EventQueue:
         else:
             self._wake_flusher()
         try:
-            async with asyncio.timeout_at(deadline):
+            with Deadline(deadline):
                 await accepted
         except TimeoutError:
             self._store.hub.emit(AuditRefused(1, "unavailable"))

@@ -3,6 +3,7 @@
 Nothing outside this package knows how many servers there are or how they are reached.
 """
 
+from sark.store.deadline import Deadline
 from sark.store.pool import PoolStats
 from sark.store.scripts import Script, load_script
 from sark.store.server import Argument, Reply, ScriptCall, Server
@@ -11,6 +12,7 @@ from sark.store.topology import Topology
 
 __all__ = [
     "Argument",
+    "Deadline",
     "PoolStats",
     "Reply",
     "Script",

@@ -29,6 +29,7 @@ from sark.errors import (
 from sark.events import CallResult, GuardChanged, Hub, RoundTrip, ScriptLoaded
 from sark.keyspace import Role
 from sark.store.connection import StoreConnection, connection_factory
+from sark.store.deadline import Deadline
 from sark.store.failures import translate
 from sark.store.guard import Guard
 from sark.store.pool import Attempt, ConnectionPool, PoolStats
@@ -192,7 +193,7 @@ class Server:
         attempt = Attempt()
         result: CallResult | None = None
         try:
-            async with asyncio.timeout_at(deadline):
+            with Deadline(deadline):
                 outcome = await self._exchange(commands, attempt)
         except StoreError:
             result = "unavailable"
