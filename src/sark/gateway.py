@@ -245,7 +245,8 @@ class Gateway:
         else:
             reply, cached = await asyncio.gather(
                 self.store.state.run(_AUTHORIZE, keys, arguments, deadline=deadline),
-                self.cache.read(question, deadline=deadline),
+                # A cache that hangs must leave time to record what is then evaluated.
+                self.cache.read(question, deadline=deadline - self._budget / 2),
             )
         charge = self._limiter.read(identities, reply.value[0])
         if not charge.admitted:
@@ -306,7 +307,7 @@ class Gateway:
             name,
             event,
             identity=f"{kind}:{identity}",
-            seconds_left=charge.retry_after,
+            seconds_left=charge.refused_for,
             deadline=deadline,
         )
         self.store.hub.emit(LimitRefused(kind))

@@ -171,11 +171,11 @@ class PolicyCache:
             Seconds that it is kept; 0 when it is not cacheable or could not be stored, which
             costs a later miss and is reported as an event.
         """
-        if not decision.cacheable:
-            return 0
         ttl = self.tiers.for_action(question.action)
         if decision.ttl is not None:
             ttl = min(ttl, decision.ttl)
+        if not decision.cacheable or ttl < 1:
+            return 0
         value = encode_entry(decision, stamp)
         key = self.decision_key(question)
         try:

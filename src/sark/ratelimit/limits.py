@@ -67,12 +67,14 @@ class Charge(msgspec.Struct, frozen=True):
         states: Each identity's window, in the order of the identities.
         refused: The first identity that is at its limit, when not admitted.
         retry_after: Seconds until every refusing window has ended; 0 when admitted.
+        refused_for: Seconds until the window of ``refused`` ends, exactly; 0 when admitted.
     """
 
     admitted: bool
     states: tuple[LimitState, ...]
     refused: Identity | None = None
     retry_after: int = 0
+    refused_for: float = 0.0
 
 
 @lru_cache(maxsize=8192)
@@ -149,8 +151,13 @@ class RateLimiter:
             return Charge(admitted=True, states=states)
         full = [i for i, state in enumerate(states) if state.remaining == 0]
         wait = max(states[i].reset for i in full)
+        first = full[0]
         return Charge(
-            admitted=False, states=states, refused=identities[full[0]], retry_after=max(1, wait)
+            admitted=False,
+            states=states,
+            refused=identities[first],
+            retry_after=max(1, wait),
+            refused_for=reply[2 + 2 * first] / 1000,
         )
 
     async def check(

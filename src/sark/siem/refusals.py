@@ -54,7 +54,7 @@ class Refusals:
         ]
 
     async def record(
-        self, name: str, event: AuditEvent, *, identity: str, seconds_left: int, deadline: float
+        self, name: str, event: AuditEvent, *, identity: str, seconds_left: float, deadline: float
     ) -> str:
         """Record a refusal: one round trip; returns when it has been accepted.
 
@@ -81,7 +81,7 @@ class Refusals:
         )
         arguments: tuple[Argument, ...] = (
             name,
-            seconds_left * 1000,
+            round(seconds_left * 1000),
             encode_event(event),
             encode_event(closing)[:-1],
             new_event_id(),
