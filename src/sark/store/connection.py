@@ -41,10 +41,12 @@ class StoreConnection(valkey_asyncio.connection.AbstractConnection):
     Attributes:
         run_id: Identity of the server process behind this connection; empty until connected.
         last_used: When the connection last gave a reply, on the event loop's clock, in seconds.
+        counted: Whether the pool counts it among those that are open.
     """
 
     run_id: str = ""
     last_used: float = 0.0
+    counted: bool = False
 
     async def on_connect(self) -> None:
         """Authenticate, select the database and learn which run of the server this is."""

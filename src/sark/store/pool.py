@@ -158,9 +158,9 @@ class ConnectionPool:
             connection: What ``acquire`` returned.
             clean: Whether every reply was read. Otherwise the connection is closed.
         """
-        if not clean or self._closed:
-            self._discarded += connection.is_connected
-            # Without waiting: the caller may be cancelled, and the peer may be gone.
+        if not clean:
+            await self._discard(connection)
+        elif self._closed:
             await connection.disconnect(nowait=True)
         while self._waiters:
             waiter = self._waiters.popleft()
@@ -181,6 +181,13 @@ class ConnectionPool:
         """Close the idle connections; the next calls connect anew."""
         while self._idle:
             await self._idle.pop().disconnect(nowait=True)
+
+    async def _discard(self, connection: StoreConnection) -> None:
+        # The driver may have closed it already, so ``is_connected`` cannot tell what to count.
+        self._discarded += connection.counted
+        connection.counted = False
+        # Without waiting: the caller may be cancelled, and the peer may be gone.
+        await connection.disconnect(nowait=True)
 
     def _idle_too_long(self, connection: StoreConnection) -> bool:
         idle = asyncio.get_running_loop().time() - connection.last_used
@@ -219,8 +226,7 @@ class ConnectionPool:
         if connection.is_connected:
             if connection.usable and await self._answers_ping(connection):
                 return
-            self._discarded += 1
-            await connection.disconnect(nowait=True)
+            await self._discard(connection)
         await self._connect(connection, attempt)
 
     async def _answers_ping(self, connection: StoreConnection) -> bool:
@@ -250,6 +256,7 @@ class ConnectionPool:
                 self._check_going_on()
             else:
                 self._connects += 1
+                connection.counted = True
                 return
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
             pause = min(pause * 2, LONGEST_BACKOFF_SECONDS)

@@ -178,6 +178,8 @@ class Server:
     ) -> tuple[list[Any], str]:
         if deadline is None:
             deadline = asyncio.get_running_loop().time() + self._timeout
+        elif deadline <= asyncio.get_running_loop().time():
+            raise StoreUnavailableError(f"{self.address}: no time is left to ask")
         try:
             return await self._attempt(commands, deadline)
         except ConnectionLostError:
