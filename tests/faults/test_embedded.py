@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 import valkey
-from tests.support.polling import until, until_sync
 from valkey.asyncio import Valkey
 
 from sark.errors import ConfigurationError
-from sark.store import embedded
 from sark.store.datadir import DataDir, read_run_file
-from sark.store.embedded import EmbeddedServer
+from sark.store.embedded import EmbeddedServer, process
+from tests.support.polling import until, until_sync
+from tests.support.processes import group_members, is_gone, parent_of
 
 GONE_SECONDS = 15.0
 
@@ -75,14 +75,6 @@ class Service:
         self.process.stdin.close()
 
 
-def is_gone(pid: int) -> bool:
-    """Whether a process has ended, be it reaped or not."""
-    listing = subprocess.run(
-        ["/bin/ps", "-o", "stat=", "-p", str(pid)], check=False, capture_output=True, text=True
-    )
-    return listing.stdout.strip() in {"", "Z", "Zs"}
-
-
 def await_gone(pid: int) -> None:
     until_sync(lambda: is_gone(pid), within=GONE_SECONDS, what=f"valkey-server {pid} is gone")
 
@@ -90,22 +82,6 @@ def await_gone(pid: int) -> None:
 def answers(url: str) -> bool:
     with valkey.Valkey.from_url(url, socket_timeout=5.0) as client:
         return bool(client.ping())
-
-
-def parent(pid: int) -> int:
-    """Find the watchdog's shell, the parent of a server."""
-    listing = subprocess.run(
-        ["/bin/ps", "-o", "ppid=", "-p", str(pid)], check=True, capture_output=True, text=True
-    )
-    return int(listing.stdout)
-
-
-def group_members(group: int) -> list[int]:
-    listing = subprocess.run(
-        ["/bin/ps", "-A", "-o", "pgid=,pid=,stat="], check=True, capture_output=True, text=True
-    )
-    rows = [line.split() for line in listing.stdout.splitlines()]
-    return [int(pid) for pgid, pid, state in rows if int(pgid) == group and state[0] != "Z"]
 
 
 def listing(directory: Path) -> list[Path]:
@@ -128,7 +104,7 @@ def runs(server: EmbeddedServer) -> bool:
 )
 def test_it_dies_with_its_parent(tmp_path: Path, ending: str) -> None:
     with service(tmp_path, f"asyncio.run(serve()); sys.stdin.read(); {ending}") as running:
-        group = parent(running.server_pid)
+        group = parent_of(running.server_pid)
         assert answers(running.url)
         running.proceed()
         await_gone(running.server_pid)
@@ -223,7 +199,9 @@ async def test_a_successor_waits_for_a_server_that_is_still_ending(tmp_path: Pat
 async def test_a_server_that_hangs_is_killed_with_its_parent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    body = "import sark.store.embedded as e; e.STOP_SECONDS = 1; asyncio.run(serve_for_ever())"
+    body = (
+        "import sark.store.embedded.process as e; e.STOP_SECONDS = 1; asyncio.run(serve_for_ever())"
+    )
     with service(tmp_path, body) as running:
         os.kill(running.server_pid, signal.SIGSTOP)
         running.process.kill()
@@ -235,7 +213,7 @@ async def test_a_server_that_hangs_is_killed_with_its_parent(
 async def test_a_server_that_hangs_is_killed_at_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "STOP_SECONDS", 1)
+    monkeypatch.setattr(process, "STOP_SECONDS", 1)
     server = EmbeddedServer(tmp_path)
     await server.start()
     pid = server.pid
@@ -266,7 +244,7 @@ async def test_a_killed_watchdog_does_not_leave_the_server_behind(tmp_path: Path
     await server.start()
     pid = server.pid
     assert pid is not None
-    os.kill(parent(pid), signal.SIGKILL)
+    os.kill(parent_of(pid), signal.SIGKILL)
     await until(lambda: not runs(server), within=GONE_SECONDS, what="the loss is noticed")
     assert not is_gone(pid)
     await server.stop()
@@ -275,7 +253,7 @@ async def test_a_killed_watchdog_does_not_leave_the_server_behind(tmp_path: Path
 
 def test_parent_and_watchdog_killed_together(tmp_path: Path) -> None:
     with service(tmp_path, "asyncio.run(serve_for_ever())") as running:
-        os.kill(parent(running.server_pid), signal.SIGKILL)
+        os.kill(parent_of(running.server_pid), signal.SIGKILL)
         running.process.kill()
         await_gone(running.server_pid)
 

@@ -19,9 +19,8 @@ import valkey
 from valkey.asyncio import Valkey
 
 from sark.errors import ConfigurationError, EmbeddedServerError
-from sark.store import embedded
 from sark.store.datadir import DataDir, RunFile, read_run_file, write_private
-from sark.store.embedded import EmbeddedServer
+from sark.store.embedded import EmbeddedServer, files
 
 
 def mode(path: Path) -> int:
@@ -280,7 +279,7 @@ def test_a_second_server_on_its_directory_is_refused(
 ) -> None:
     async def both() -> None:
         async with EmbeddedServer(tmp_path):
-            monkeypatch.setattr(embedded, "CLAIM_SECONDS", 0.05)
+            monkeypatch.setattr(files, "CLAIM_SECONDS", 0.05)
             with pytest.raises(EmbeddedServerError, match="in use by another valkey-server"):
                 await EmbeddedServer(tmp_path).start()
 

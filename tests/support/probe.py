@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import cast
 
 import valkey
+
 from tests.support.proxy import FaultProxy
 from tests.support.servers import ValkeyServer
 

