@@ -52,8 +52,6 @@ def decode_entry(value: bytes) -> Entry | None:
     """Decode a cached decision; None when it is corrupt or of another version."""
     try:
         entry = _decode(value)
-    except msgspec.MsgspecError:
-        return None
-    except UnicodeDecodeError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     return entry if entry.v == FORMAT_VERSION else None

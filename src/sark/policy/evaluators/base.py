@@ -61,7 +61,7 @@ def decision_from_json(policy: str, document: bytes | str) -> Decision:
     """
     try:
         found = _decode(document)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise EvaluationError(f"data.sark.{policy}.decision: {error}") from None
     if found.ttl is None:
         return Decision(found.allow, found.reason, None, found.cacheable)

@@ -1,0 +1,159 @@
+"""Decisions as policies return them and as they are cached."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sark.errors import EvaluationError
+from sark.policy import Decision
+from sark.policy.cache import judge
+from sark.policy.decision import decode_entry, encode_entry
+from sark.policy.evaluators import decision_from_json
+from sark.policy.generations import fresh_nonce, stamp_of
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+TOKENS = [b"1-a", b"2-b", b"3-c"]
+
+
+def returned(**members: Any) -> Decision:
+    return decision_from_json("authz", msgspec.json.encode({"allow": True, **members}))
+
+
+@pytest.mark.parametrize(
+    ("ttl", "kept"),
+    [(1, 1), (1.0, 1), (1.99, 1), (60, 60), (59.9999, 59), (1e9, 10**9), (10**12, 10**12)],
+)
+def test_a_ttl_is_rounded_down(ttl: float, kept: int) -> None:
+    decision = returned(ttl=ttl)
+    assert (decision.ttl, decision.cacheable) == (kept, True)
+
+
+@pytest.mark.parametrize("ttl", [0, -1, 0.5, 0.999, -0.5, -0.0, -1e300])
+def test_a_ttl_below_a_second_is_not_kept(ttl: float) -> None:
+    assert returned(ttl=ttl).cacheable is False
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**9), 10**9))
+def test_no_ttl_lets_a_decision_live_longer_than_it_says(ttl: float) -> None:
+    decision = returned(ttl=ttl)
+    if decision.cacheable:
+        assert decision.ttl is not None
+        assert 1 <= decision.ttl <= ttl
+    else:
+        assert ttl < 1
+
+
+def test_the_rest_is_taken_as_it_is() -> None:
+    assert returned() == Decision(allow=True)
+    assert returned(ttl=None) == Decision(allow=True)
+    assert returned(reason="why", cacheable=False) == Decision(
+        allow=True, reason="why", cacheable=False
+    )
+    assert returned(allow=False, ttl=5, cacheable=False).cacheable is False
+    assert returned(explanation=[1, 2], matched={"rule": 1}) == Decision(allow=True)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b"null", b"true", b"1", b'"allow"', b"[]", b"{}", b"", b"{", b"\xff",
+        b'{"allow":null}', b'{"allow":1}', b'{"allow":"true"}', b'{"allow":[true]}',
+        b'{"Allow":true}', b'{"reason":"no allow"}',
+        b'{"allow":true,"ttl":"5"}', b'{"allow":true,"ttl":true}', b'{"allow":true,"ttl":[5]}',
+        b'{"allow":true,"reason":1}', b'{"allow":true,"reason":null}',
+        b'{"allow":true,"cacheable":0}', b'{"allow":true,"cacheable":null}',
+    ],
+)  # fmt: skip
+def test_another_form_is_a_failure_that_names_the_policy(document: bytes) -> None:
+    with pytest.raises(EvaluationError, match=r"^data\.sark\.authz\.decision: "):
+        decision_from_json("authz", document)
+
+
+@given(st.booleans(), TEXT)
+def test_an_entry_is_read_as_it_was_written(allow: bool, reason: str) -> None:
+    entry = decode_entry(encode_entry(Decision(allow, reason), "stamp"))
+    assert entry is not None
+    assert (entry.allow, entry.reason, entry.stamp) == (allow, reason, "stamp")
+
+
+def test_an_entry_is_the_guides_json_with_a_version_and_a_stamp() -> None:
+    stored = msgspec.json.decode(encode_entry(Decision(allow=True, reason="why"), "s"))
+    assert stored == {"v": 1, "allow": True, "reason": "why", "stamp": "s"}
+
+
+def test_an_entry_that_is_cut_short_is_none() -> None:
+    whole = encode_entry(Decision(allow=True, reason="why"), "stamp")
+    assert all(decode_entry(whole[:length]) is None for length in range(len(whole)))
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        b"", b"null", b"[]", b"1", b"allow", b"\x28\xb5\x2f\xfd", b'"\xff"', b"[" * 100_000,
+        b'{"x":' + b"[" * 100_000,
+        b'{"allow":true,"reason":"","stamp":"s"}',
+        b'{"v":0,"allow":true,"reason":"","stamp":"s"}',
+        b'{"v":2,"allow":true,"reason":"","stamp":"s"}',
+        b'{"v":"1","allow":true,"reason":"","stamp":"s"}',
+        b'{"v":1,"allow":1,"reason":"","stamp":"s"}',
+        b'{"v":1,"allow":true,"reason":""}',
+        b'{"v":1,"allow":true,"reason":"\xff","stamp":"s"}',
+        b'{"v":1,"allow":true,"reason":"","stamp":null}',
+    ],
+)  # fmt: skip
+def test_what_is_no_entry_of_this_version_is_none(stored: bytes) -> None:
+    assert decode_entry(stored) is None
+
+
+@given(st.binary(max_size=200))
+def test_any_other_bytes_are_none(stored: bytes) -> None:
+    assert decode_entry(stored) is None
+
+
+def test_a_stamp_hangs_on_every_part() -> None:
+    base = stamp_of(TOKENS, "run", "rev")
+    assert base == stamp_of([*TOKENS, b"ignored"], "run", "rev")
+    others = {
+        stamp_of([b"9-x", *TOKENS[1:]], "run", "rev"),
+        stamp_of([TOKENS[0], b"9-x", TOKENS[2]], "run", "rev"),
+        stamp_of([*TOKENS[:2], b"9-x"], "run", "rev"),
+        stamp_of([TOKENS[1], TOKENS[0], TOKENS[2]], "run", "rev"),
+        stamp_of(TOKENS, "run2", "rev"),
+        stamp_of(TOKENS, "run", "rev2"),
+        stamp_of(TOKENS, "", "runrev"),
+    }
+    assert len(others | {base}) == 8
+
+
+@pytest.mark.parametrize(
+    ("value", "result"),
+    [
+        (None, "absent"),
+        (b"{", "corrupt"),
+        (encode_entry(Decision(allow=True), "another stamp"), "stale"),
+        (encode_entry(Decision(allow=True), stamp_of(TOKENS, "run", "rev")), "hit"),
+    ],
+)
+def test_only_the_current_stamp_is_a_hit(value: bytes | None, result: str) -> None:
+    found = judge([*TOKENS, value, 1500], "run", "rev")
+    assert found.result == result
+    assert (found.decision is not None) is (result == "hit")
+    assert found.stamp == stamp_of(TOKENS, "run", "rev")
+
+
+@pytest.mark.parametrize(("left", "ttl"), [(1, 1), (1000, 1), (1001, 2), (3_600_000, 3600)])
+def test_the_time_left_is_rounded_up(left: int, ttl: int) -> None:
+    stored = encode_entry(Decision(allow=True), stamp_of(TOKENS, "run", "rev"))
+    found = judge([*TOKENS, stored, left], "run", "rev")
+    assert found.decision is not None
+    assert found.decision.ttl == ttl
+
+
+def test_nonces_never_repeat() -> None:
+    nonces = [fresh_nonce() for _ in range(10_000)]
+    assert len(set(nonces)) == len(nonces)
