@@ -10,7 +10,19 @@ import msgspec
 from sark.errors import EvaluationError
 from sark.policy.decision import Decision
 
-__all__ = ["Evaluator", "decision_from_json"]
+__all__ = ["Evaluation", "Evaluator", "decision_from_json"]
+
+
+class Evaluation(msgspec.Struct, frozen=True):
+    """What one evaluation gave.
+
+    Attributes:
+        decision: The decision; None when it is undefined, which denies and is never cached.
+        revision: The policies and data that it was evaluated under.
+    """
+
+    decision: Decision | None
+    revision: str
 
 
 class Evaluator(Protocol):
