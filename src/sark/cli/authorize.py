@@ -38,6 +38,10 @@ def authorize(  # noqa: PLR0917 - the parameters are the command's arguments
     Asks the service that runs on this data directory; without one, VALKEY_URL must be set, and the
     request is decided in this process.
     """
+    named = {"USER": user, "ACTION": action, "RESOURCE": resource, "--ip": ip}
+    named |= {"--api-key-id": api_key_id, "--policy": policy}
+    for name, text in named.items():
+        _require_text(name, text or "")
     request = Request(
         user_id=user,
         action=action,
@@ -78,13 +82,15 @@ async def _post(url: str, settings: Settings, request: Request) -> dict[str, Any
             aiohttp.ClientSession(timeout=timeout) as session,
             session.post(url, data=body, headers=headers) as response,
         ):
-            document: dict[str, Any] = msgspec.json.decode(await response.read())
+            document = msgspec.json.decode(await response.read(), type=dict[str, Any])
             if response.status == 200:  # noqa: PLR2004 - the one status of an answer
                 return document
     except (aiohttp.ClientError, TimeoutError) as error:
         raise SarkError(f"{url}: {error or type(error).__name__}") from None
     except msgspec.DecodeError:
-        raise SarkError(f"{url}: answered {response.status} without JSON") from None
+        raise SarkError(f"{url}: answered {response.status} without a JSON object") from None
+    if response.status == 401:  # noqa: PLR2004 - likewise
+        raise SarkError(f"{_problem(document)}; SARK_SERVICE_TOKEN has to be the service's")
     raise SarkError(_problem(document))
 
 
@@ -105,6 +111,7 @@ def _parse_context(pairs: list[str]) -> dict[str, Any]:
     """Read ``key=value`` pairs; a value that is JSON is taken as such, else as text."""
     context: dict[str, Any] = {}
     for pair in pairs:
+        _require_text("--context", pair)
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise ConfigurationError(f"--context: got {pair!r}, expected key=value")
@@ -112,6 +119,12 @@ def _parse_context(pairs: list[str]) -> dict[str, Any]:
             raise ConfigurationError(f"--context: {key!r} is given twice")
         try:
             context[key] = msgspec.json.decode(value)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             context[key] = value
     return context
+
+
+def _require_text(name: str, argument: str) -> None:
+    """Refuse bytes that the shell passed on although they are no text."""
+    if not argument.isprintable() and any("\ud800" <= char <= "\udfff" for char in argument):
+        raise ConfigurationError(f"{name}: got {argument!r}, expected UTF-8")

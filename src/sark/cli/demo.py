@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
-from sark.errors import ConfigurationError, LimitExceededError
+from sark.errors import ConfigurationError, InvalidRequestError, LimitExceededError
 from sark.gateway import Request
 from sark.runtime import Runtime, open_runtime
 from sark.settings import Settings, load
@@ -55,6 +56,8 @@ def demo(
     audit queue is drained at the end.
     """
     sample = _read(requests) * repeat
+    # Whoever ends it, its server and its directory are cleared away.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     with tempfile.TemporaryDirectory(prefix="sark-demo-") as directory:
         ours = {"valkey_url": None, "valkey_state_url": None, "data_dir": Path(directory)}
         settings = load().model_copy(update=ours)
@@ -91,6 +94,8 @@ async def _worker(
             answer = await runtime.authorize(request)
         except LimitExceededError as refusal:
             tally.limited[refusal.kind] += 1
+        except InvalidRequestError as error:
+            raise ConfigurationError(f"a request of the file is not valid: {error}") from None
         else:
             tally.hits += answer.cached is not False
             if answer.allow:
@@ -136,9 +141,11 @@ def _read(path: Path) -> list[Request]:
     decode = msgspec.json.Decoder(Request).decode
     found = []
     for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         try:
             found.append(decode(line))
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ConfigurationError(f"{path}:{number}: {error}") from None
     if not found:
         raise ConfigurationError(f"{path}: holds no requests")

@@ -44,6 +44,8 @@ def serve(
     settings = load()
     check_exposure(settings)
     configure_logs(settings.log_level, settings.log_format)
+    # Until it serves, both signals give the start up, and what was started is stopped again.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     uvloop.run(_serve(settings, ephemeral=ephemeral))
 
 
@@ -86,8 +88,9 @@ def _listen(settings: Settings) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
+        reason = str(error.strerror or error).partition(" (while attempting")[0]
         raise ConfigurationError(
-            f"cannot listen on {host}:{port} (SARK_HOST, SARK_PORT): {error.strerror or error}"
+            f"cannot listen on {host}:{port} (SARK_HOST, SARK_PORT): {reason}"
         ) from None
 
 
@@ -103,6 +106,8 @@ def _config(runtime: Runtime, metrics: Metrics) -> uvicorn.Config:
         http="httptools",
         log_config=None,
         access_log=False,
+        # A caller could name himself anew in X-Forwarded-For with each refusal, and fill the queue.
+        proxy_headers=False,
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
@@ -119,15 +124,15 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop serving on SIGINT and SIGTERM; a second SIGINT does not wait for requests."""
+        """Stop serving on SIGINT and SIGTERM; a second SIGINT does not wait for requests.
+
+        The handlers stay: what remains to be done after serving is short, and a repeated signal
+        must not cut it off.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.handle_exit, number, None)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
+        yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -29,6 +29,9 @@ def create_app(runtime: Runtime, metrics: Metrics) -> ASGIApp:
     app = FastAPI(
         title="SARK",
         version=sark.__version__,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        redirect_slashes=False,
         middleware=[Middleware(BodyLimit, max_bytes=settings.max_body_bytes)],
     )
     app.state.service = Service(

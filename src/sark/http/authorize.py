@@ -12,7 +12,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from sark.gateway import Request
-from sark.http.problems import HttpError, Problem, invalid_body
+from sark.http.problems import HttpError, Problem, invalid_body, malformed_body
 from sark.http.service import Service
 
 __all__ = ["authorize"]
@@ -47,7 +47,7 @@ def decode_body(body: bytes, content_type: str | None) -> Request:
         return _decode(body)
     except msgspec.MsgspecError as error:
         raise invalid_body(error) from None
-    except (RecursionError, UnicodeDecodeError):
-        detail = "the body is not JSON: nested too deeply or not UTF-8"
-        problem = Problem("urn:sark:problem:malformed", "Malformed body", 400, detail)
-        raise HttpError(problem) from None
+    except RecursionError:
+        raise malformed_body("it is nested too deeply") from None
+    except UnicodeDecodeError:
+        raise malformed_body("it is not UTF-8") from None

@@ -10,6 +10,9 @@ from fastapi.openapi.utils import get_openapi
 
 from sark.gateway import Answer, Request
 from sark.http.problems import Problem
+from sark.ops.health import Readiness
+from sark.ops.status import Status
+from sark.policy.question import MAX_ID_BYTES
 
 __all__ = ["install"]
 
@@ -29,54 +32,83 @@ _ERRORS = {
     "429": "A rate limit refuses; Retry-After says when to ask again",
     "503": "State or audit is unavailable; Retry-After says when to ask again",
 }
+_ADMIN_ERRORS = {
+    "401": "The admin token is missing or wrong",
+    "403": "The service has no admin token",
+    "503": "The refusal could not be recorded; Retry-After says when to ask again",
+}
+_IDS = ("user_id", "action", "resource", "api_key_id")
+
+Schema = dict[str, Any]
 
 
 def install(app: FastAPI) -> None:
     """Complete the OpenAPI document of an application."""
 
-    def openapi() -> dict[str, Any]:
+    def openapi() -> Schema:
         if app.openapi_schema is None:
             document = get_openapi(title=app.title, version=app.version, routes=app.routes)
-            _add_authorize(document)
+            _complete(document)
             app.openapi_schema = document
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign] # the way FastAPI documents
 
 
-def _add_authorize(document: dict[str, Any]) -> None:
-    template = "#/components/schemas/{name}"
-    (request, answer, problem), components = msgspec.json.schema_components(
-        [Request, Answer, Problem], ref_template=template
+def _complete(document: Schema) -> None:
+    (request, answer, problem, ready, status), schemas = msgspec.json.schema_components(
+        [Request, Answer, Problem, Readiness, Status],
+        ref_template="#/components/schemas/{name}",
     )
-    schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    schemas.update(components)
-    schemes = document["components"].setdefault("securitySchemes", {})
-    schemes["bearer"] = {"type": "http", "scheme": "bearer"}
-    errors = {
-        status: {
-            "description": text,
-            "content": {"application/problem+json": {"schema": problem}},
-        }
-        for status, text in _ERRORS.items()
+    _bound_ids(schemas["Request"]["properties"])
+    components = document.setdefault("components", {})
+    components.setdefault("schemas", {}).update(schemas)
+    components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+    paths = document["paths"]
+    paths["/health/ready"]["get"]["responses"] = {
+        "200": _response("Requests can be answered", ready),
+        "503": _response("A part that requests depend on is not available", ready),
     }
-    document.setdefault("paths", {})["/v1/authorize"] = {
-        "post": {
-            "tags": ["authorization"],
-            "summary": "Decide one request",
-            "description": "Charges the rate limits, decides by policy, records an audit event.",
-            "operationId": "authorize",
-            "security": [{"bearer": []}, {}],
-            "requestBody": {
-                "required": True,
-                "content": {"application/json": {"schema": request, "example": _EXAMPLE}},
-            },
-            "responses": {
-                "200": {
-                    "description": "The decision, allow or deny",
-                    "content": {"application/json": {"schema": answer}},
-                },
-                **errors,
-            },
-        }
+    paths["/v1/status"]["get"]["responses"] = {
+        "200": _response("The state of this process", status),
+        **_problems(_ADMIN_ERRORS, problem),
+    }
+    paths["/metrics"]["get"]["responses"]["200"]["content"] = {"text/plain": {}}
+    paths["/v1/authorize"] = {"post": _authorize(request, answer, problem)}
+
+
+def _authorize(request: Schema, answer: Schema, problem: Schema) -> Schema:
+    return {
+        "tags": ["authorization"],
+        "summary": "Decide one request",
+        "description": "Charges the rate limits, decides by policy, records an audit event.",
+        "operationId": "authorize",
+        "security": [{"bearer": []}, {}],
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": request, "example": _EXAMPLE}},
+        },
+        "responses": {
+            "200": _response("The decision, allow or deny", answer),
+            **_problems(_ERRORS, problem),
+        },
+    }
+
+
+def _bound_ids(properties: dict[str, Schema]) -> None:
+    """Add the bounds of ids; JSON Schema counts characters, of which bytes are no fewer."""
+    for name in _IDS:
+        schema = properties[name]
+        text = next((s for s in schema.get("anyOf", ()) if s["type"] == "string"), schema)
+        text |= {"minLength": 1, "maxLength": MAX_ID_BYTES}
+
+
+def _response(description: str, schema: Schema, media_type: str = "application/json") -> Schema:
+    return {"description": description, "content": {media_type: {"schema": schema}}}
+
+
+def _problems(descriptions: dict[str, str], problem: Schema) -> dict[str, Schema]:
+    return {
+        status: _response(text, problem, "application/problem+json")
+        for status, text in descriptions.items()
     }

@@ -45,6 +45,7 @@ async def metrics(service: ServiceOf) -> Response:
     "/v1/status",
     tags=["operations"],
     dependencies=[Depends(require_admin)],
+    openapi_extra={"security": [{"bearer": []}]},
     responses={
         401: {"description": "The admin token is missing or wrong"},
         403: {"description": "The service has no admin token"},

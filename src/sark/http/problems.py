@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 from collections.abc import Mapping
 
 import msgspec
+import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from sark.errors import (
@@ -22,13 +22,25 @@ from sark.errors import (
     SarkError,
     StoreError,
 )
+from sark.ops.logs import Quiet
 from sark.ratelimit import LimitState
 
-__all__ = ["HttpError", "Problem", "install", "invalid_body", "problem_response"]
+__all__ = [
+    "HttpError",
+    "Problem",
+    "install",
+    "invalid_body",
+    "malformed_body",
+    "problem_response",
+]
 
-_log = logging.getLogger("sark.http")
+_log = structlog.stdlib.get_logger("sark.http")
 _PATH = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
-_MEMBER = re.compile(r"(?:required|unknown) field `(?P<name>[^`]*)`")
+# Members of the request itself: it holds no objects with declared members of their own.
+_MEMBER = re.compile(
+    r"Object (?:missing required|contains unknown) field `(?P<name>.*)`", re.DOTALL
+)
+_ANY_MEMBER = "[...]"
 
 
 class Problem(msgspec.Struct, omit_defaults=True):
@@ -115,25 +127,34 @@ def invalid_body(error: msgspec.MsgspecError) -> HttpError:
     """Describe a body that is not the expected JSON, naming the field where there is one."""
     text = str(error)
     if not isinstance(error, msgspec.ValidationError):
-        detail = f"the body is not JSON: {text}"
-        return HttpError(Problem("urn:sark:problem:malformed", "Malformed body", 400, detail))
-    path, member = _PATH.search(text), _MEMBER.search(text)
-    names = [path["path"] if path else "", member["name"] if member else ""]
-    field = ".".join(name for name in names if name)
-    detail = _PATH.sub("", text)
+        return malformed_body(text)
+    member, path = _MEMBER.fullmatch(text), _PATH.search(text)
+    if member:
+        field, detail = member["name"], text
+    elif path:
+        field, detail = path["path"].replace(_ANY_MEMBER, ""), _PATH.sub("", text)
+    else:
+        field, detail = "", text
     return HttpError(
         Problem("urn:sark:problem:invalid-request", "Invalid request", 422, detail, field)
     )
 
 
+def malformed_body(reason: str) -> HttpError:
+    """Describe a body that is not JSON."""
+    detail = f"the body is not JSON: {reason}"
+    return HttpError(Problem("urn:sark:problem:malformed", "Malformed body", 400, detail))
+
+
 def install(app: FastAPI) -> None:
     """Make every error of an application a problem document."""
+    failed = Quiet(_log.warning)
 
     @app.exception_handler(SarkError)
     async def on_sark_error(_: Request, error: SarkError) -> Response:
         problem = problem_of(error)
         if problem.status >= 500:  # noqa: PLR2004 - the boundary of server errors
-            _log.warning("request failed: %s", error)
+            failed("request failed", problem=problem.type, reason=str(error))
         return problem_response(problem)
 
     @app.exception_handler(HttpError)
@@ -153,9 +174,13 @@ def install(app: FastAPI) -> None:
             Problem("urn:sark:problem:invalid-request", "Invalid request", 422, first["msg"], field)
         )
 
+    @app.exception_handler(ClientDisconnect)
+    async def on_disconnect(_: Request, __: ClientDisconnect) -> Response:
+        return Response(status_code=400)  # nobody is there to read it
+
     @app.exception_handler(Exception)
-    async def on_bug(_: Request, error: Exception) -> Response:
-        _log.error("unexpected error", exc_info=error)
+    async def on_bug(_: Request, __: Exception) -> Response:
+        # Starlette raises the error again for the server, which logs it with its traceback.
         return problem_response(Problem("urn:sark:problem:internal", "Internal error", 500))
 
 

@@ -25,7 +25,7 @@ from sark.events import (
 )
 from sark.settings import LogFormat, LogLevel
 
-__all__ = ["configure_logs", "report_events"]
+__all__ = ["Quiet", "configure_logs", "report_events"]
 
 QUIET_SECONDS = 1.0
 

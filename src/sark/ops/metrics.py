@@ -158,6 +158,7 @@ class Metrics:
             # Better no figure than an old one: sark_store_up tells why it is missing.
             for gauge in (self._queued, self._queued_bytes):
                 gauge.set(float("nan"))
+            self._account.clear()
             return
         self._queued.set(status.queued)
         self._queued_bytes.set(status.queued_bytes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import asdict
 from typing import Any
@@ -25,6 +26,7 @@ class ServerStatus(msgspec.Struct, frozen=True):
         address: Where it is, without credentials.
         guard_open: Whether calls to it are refused because it was found dead.
         guard_opened: How often that happened.
+        failure: What is wrong with it; empty while it answers.
         pool: Connections and waits; see ``PoolStats``.
     """
 
@@ -32,6 +34,7 @@ class ServerStatus(msgspec.Struct, frozen=True):
     address: str
     guard_open: bool
     guard_opened: int
+    failure: str
     pool: dict[str, Any]
 
 
@@ -59,10 +62,7 @@ class Status(msgspec.Struct, frozen=True):
 
 async def collect_status(runtime: Runtime) -> Status:
     """Ask all parts."""
-    try:
-        queue = await runtime.gateway.queue.status()
-    except StoreError:
-        queue = None  # why is told by the readiness report
+    queue, ready = await asyncio.gather(_queue(runtime), readiness(runtime))
     return Status(
         version=sark.__version__,
         pid=os.getpid(),
@@ -74,10 +74,19 @@ async def collect_status(runtime: Runtime) -> Status:
                 address=server.address,
                 guard_open=server.guard.is_open,
                 guard_opened=server.guard.opened,
+                failure=server.guard.reason if server.guard.is_open else "",
                 pool=asdict(server.pool_stats()),
             )
             for server in runtime.store.servers
         ),
         queue=queue,
-        readiness=await readiness(runtime),
+        readiness=ready,
     )
+
+
+async def _queue(runtime: Runtime) -> QueueStatus | None:
+    deadline = asyncio.get_running_loop().time() + runtime.settings.request_budget_ms / 1000
+    try:
+        return await runtime.gateway.queue.status(deadline=deadline)
+    except StoreError:
+        return None  # that it is missing is told by the readiness report

@@ -15,7 +15,7 @@ from sark.cli.serve import serve
 from sark.cli.settings import settings
 from sark.errors import ConfigurationError, SarkError
 
-__all__ = ["app", "main"]
+__all__ = ["app", "run"]
 
 app = typer.Typer(
     name="sark",
@@ -48,13 +48,19 @@ for command in (serve, demo, authorize, settings, keyspace):
     app.command()(command)
 
 
-def main() -> None:
-    """Run the command; errors that a person can mend are one line on standard error."""
+def run() -> None:
+    """Run the command; errors that a person can mend are one line each on standard error."""
     try:
         app()
     except ConfigurationError as error:
-        typer.echo(f"sark: {error}", err=True)
+        _tell(error)
         sys.exit(2)
     except SarkError as error:
-        typer.echo(f"sark: {error}", err=True)
+        _tell(error)
         sys.exit(1)
+
+
+def _tell(error: SarkError) -> None:
+    # Several settings may be wrong at once; each has its line.
+    for line in str(error).splitlines():
+        typer.echo(f"sark: {line}", err=True)
