@@ -16,7 +16,7 @@
 -- Atomic because the decision must be judged by tokens that were current when it was read, and
 -- because a token that two callers create at once must be one token.
 local function policy_lookup(first, nonce, user_ttl_ms)
-  local found = server.call('MGET', unpack(KEYS, first, first + 3))
+  local found = server.call('MGET', unpack(KEYS, first, math.min(first + 3, #KEYS)))
   if found[1] and found[2] and found[3] then
     if found[4] then
       found[5] = server.call('PTTL', KEYS[first + 3])
