@@ -25,6 +25,7 @@ __all__ = [
     "POLICIES",
     "SARK",
     "SarkService",
+    "assert_problem",
     "environment",
     "http_client",
     "run_sark",
@@ -270,3 +271,18 @@ async def http_client(service: SarkService | str) -> AsyncIterator[aiohttp.Clien
     timeout = aiohttp.ClientTimeout(total=20)
     async with aiohttp.ClientSession(base, timeout=timeout) as session:
         yield session
+
+
+async def assert_problem(
+    response: aiohttp.ClientResponse, status: int, kind: str = "", *, field: str = ""
+) -> dict[str, Any]:
+    """Check that a response is a problem document of the form that is documented; returns it."""
+    body = await response.read()
+    assert response.status == status, body
+    assert response.headers["Content-Type"] == "application/problem+json"
+    problem: dict[str, Any] = json.loads(body)
+    assert problem["type"] == (f"urn:sark:problem:{kind}" if kind else "about:blank"), problem
+    assert problem["status"] == status
+    assert problem["title"]
+    assert problem.get("field", "") == field, problem
+    return problem
