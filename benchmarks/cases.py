@@ -1,0 +1,174 @@
+"""The cases: what is measured, how often in a round, and what it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from benchmarks.measure import (
+    Operation,
+    Sample,
+    no_collection,
+    one_after_the_other,
+    several_at_once,
+)
+from benchmarks.operations import Operations
+
+__all__ = ["CALLERS", "GET", "GET_LEAN", "Case", "Sizes", "all_cores", "one_core"]
+
+CALLERS = 50
+
+GET, GET_LEAN = "driver GET", "driver GET, lean"
+SET, SET_LEAN = "driver SET", "driver SET, lean"
+MGET, MGET_LEAN = "driver MGET", "driver MGET, lean"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One line of the report.
+
+    Attributes:
+        name: What is measured.
+        measure: Measures it once, for one round.
+        baselines: Names of the cases that it is compared with; the table shows the first.
+        concurrent: Whether there are several callers, so that calls per second tell something.
+    """
+
+    name: str
+    measure: Callable[[], Awaitable[Sample]]
+    baselines: tuple[str, ...] = ()
+    concurrent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Calls of one case in one round.
+
+    Attributes:
+        alone: Of a lone caller.
+        misses: Of a lone caller whose every call evaluates a policy.
+        together: Of several callers together.
+    """
+
+    alone: int
+    misses: int
+    together: int
+
+
+def one_core(on: Operations, sizes: Sizes) -> list[Case]:
+    """List the cases of a lone caller who shares a core with the server."""
+    guide, lean = on.drivers.guide, on.drivers.lean
+    calls = sizes.alone
+    return [
+        _alone(GET, on.get(guide), calls),
+        _alone(GET_LEAN, on.get(lean), calls, GET),
+        _alone(SET, on.set(guide), calls),
+        _alone(SET_LEAN, on.set(lean), calls, SET),
+        _alone(MGET, on.mget(guide), calls, GET, accept=all),
+        _alone(MGET_LEAN, on.mget(lean), calls, GET_LEAN, accept=all),
+        _alone(
+            "cached decision",
+            on.cached_decision,
+            calls,
+            *(GET, GET_LEAN, MGET, MGET_LEAN),
+            accept=_hit,
+        ),
+        _alone("stored decision", on.stored_decision, calls, SET, SET_LEAN),
+        _alone("authorize, hit", on.authorize, calls, GET, GET_LEAN, accept=_from_cache),
+        _alone(
+            "authorize, miss",
+            on.authorize_missed,
+            sizes.misses,
+            *(GET, "authorize, hit"),
+            accept=_evaluated,
+            prepare=on.forget,
+        ),
+    ]
+
+
+def all_cores(on: Operations, sizes: Sizes) -> list[Case]:
+    """List the cases that may use every core: a lone caller again, and many callers."""
+    guide, lean = on.drivers.guide, on.drivers.lean
+    alone, together = sizes.alone, sizes.together
+    one, many = ", 1 caller", f", {CALLERS} callers"
+    return [
+        _alone(GET + one, on.get(guide), alone),
+        _alone(GET_LEAN + one, on.get(lean), alone, GET + one),
+        _alone(
+            "cached decision" + one,
+            on.cached_decision,
+            alone,
+            *(GET + one, GET_LEAN + one),
+            accept=_hit,
+        ),
+        _alone("authorize, hit" + one, on.authorize, alone, GET + one, accept=_from_cache),
+        _together(GET + many, on.get(guide), together),
+        _together(GET_LEAN + many, on.get(lean), together, GET + many),
+        _together(
+            "cached decision" + many,
+            on.cached_decision,
+            together,
+            *(GET + many, GET_LEAN + many),
+            accept=_hit,
+        ),
+        _together(
+            "authorize, hit" + many,
+            on.authorize,
+            together,
+            *(GET + many, GET_LEAN + many),
+            accept=_from_cache,
+        ),
+    ]
+
+
+def _alone(
+    name: str,
+    operation: Operation,
+    calls: int,
+    *baselines: str,
+    accept: Callable[[Any], bool] = bool,
+    prepare: Callable[[], Awaitable[None]] | None = None,
+) -> Case:
+    rounds = count()
+
+    async def measure() -> Sample:
+        if prepare is not None:
+            await prepare()
+        first = next(rounds) * calls
+        with no_collection():
+            return await one_after_the_other(operation, calls, first=first, accept=accept)
+
+    return Case(name, measure, baselines)
+
+
+def _together(
+    name: str,
+    operation: Operation,
+    calls: int,
+    *baselines: str,
+    accept: Callable[[Any], bool] = bool,
+) -> Case:
+    rounds = count()
+
+    async def measure() -> Sample:
+        first = next(rounds) * calls
+        with no_collection():
+            return await several_at_once(
+                operation, calls, callers=CALLERS, first=first, accept=accept
+            )
+
+    return Case(name, measure, baselines, concurrent=True)
+
+
+def _hit(found: Any) -> bool:
+    return found.decision is not None
+
+
+def _from_cache(answer: Any) -> bool:
+    return answer.cached == "valkey"  # type: ignore[no-any-return]
+
+
+def _evaluated(answer: Any) -> bool:
+    return answer.cached is False

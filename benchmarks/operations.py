@@ -1,0 +1,122 @@
+"""The calls that are timed in this process.
+
+Each returns the awaitable of the thing itself, so that no layer of the benchmark's own is timed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any, Self
+
+from valkey.asyncio import Valkey
+
+from benchmarks.driver import Drivers
+from benchmarks.measure import BenchmarkError, Operation
+from benchmarks.workload import Workload
+from sark.policy import Decision, Question
+from sark.policy.cache import Found
+from sark.policy.decision import decode_entry
+from sark.runtime import Runtime
+
+__all__ = ["Operations"]
+
+SET_TTL_SECONDS = 3600
+
+
+class Operations:
+    """Calls of the library, and the driver's calls for the same keys and values.
+
+    Build it with ``of``.
+
+    Args:
+        runtime: What is measured.
+        drivers: What it is compared with, connected to the same server.
+        workload: What is asked.
+        found: The first hit, looked up.
+        value: What the server holds of it.
+    """
+
+    def __init__(
+        self, runtime: Runtime, drivers: Drivers, workload: Workload, found: Found, value: bytes
+    ) -> None:
+        self.drivers = drivers
+        self._runtime = runtime
+        self._workload = workload
+        self._cache = runtime.gateway.cache
+        self._revision = runtime.gateway.evaluator.revision
+        self._questions = [workload.question(request) for request in workload.hits]
+        self._decision_keys = [self._cache.decision_key(q) for q in self._questions]
+        self._lookup_keys = [
+            [*self._cache.generation_keys(q), key]
+            for q, key in zip(self._questions, self._decision_keys, strict=True)
+        ]
+        missed = [workload.question(request) for request in workload.misses]
+        self._missed_keys = [self._cache.decision_key(q) for q in missed]
+        # Written without effect on the hits: other questions, other keys of the same length.
+        self._written_questions = [
+            Question.ask("written", q.user_id, q.action, q.user_id) for q in self._questions
+        ]
+        self._written_keys = [
+            f"benchmark:{n:0{len(key) - len('benchmark:')}}"
+            for n, key in enumerate(self._decision_keys)
+        ]
+        self._value = value
+        self._stamp = found.stamp
+        entry = decode_entry(value)
+        if entry is None:
+            raise BenchmarkError(f"not a cached decision: {value!r}")
+        self._decision = Decision(entry.allow, entry.reason)
+
+    @classmethod
+    async def of(cls, runtime: Runtime, drivers: Drivers, workload: Workload) -> Self:
+        """Read a cached decision, so that the driver writes what the library writes."""
+        cache = runtime.gateway.cache
+        question = workload.question(workload.hits[0])
+        found = await cache.get(question, runtime.gateway.evaluator.revision)
+        value: bytes = await drivers.lean.get(cache.decision_key(question))
+        return cls(runtime, drivers, workload, found, value)
+
+    @property
+    def value_bytes(self) -> int:
+        """Size of a cached decision."""
+        return len(self._value)
+
+    def get(self, client: Valkey) -> Operation:
+        """Read a decision's key with the driver."""
+        keys = self._decision_keys
+        return lambda i: client.get(keys[i % len(keys)])
+
+    def set(self, client: Valkey) -> Operation:
+        """Write a decision's value with the driver, with a life as decisions have."""
+        keys, value = self._written_keys, self._value
+        return lambda i: client.set(keys[i % len(keys)], value, ex=SET_TTL_SECONDS)
+
+    def mget(self, client: Valkey) -> Operation:
+        """Read the four keys of a look-up with the driver: three generations and a decision."""
+        keys = self._lookup_keys
+        return lambda i: client.mget(keys[i % len(keys)])
+
+    def cached_decision(self, i: int) -> Awaitable[Any]:
+        """Look a cached decision up, and judge it."""
+        return self._cache.get(self._questions[i % len(self._questions)], self._revision)
+
+    def stored_decision(self, i: int) -> Awaitable[Any]:
+        """Store a decision."""
+        question = self._written_questions[i % len(self._written_questions)]
+        return self._cache.put(question, self._decision, self._stamp)
+
+    def authorize(self, i: int) -> Awaitable[Any]:
+        """Answer a request from the cache: limits, decision, audit event."""
+        return self._runtime.authorize(self._workload.hits[i % len(self._workload.hits)])
+
+    def authorize_missed(self, i: int) -> Awaitable[Any]:
+        """Answer a request whose decision ``forget`` removed."""
+        return self._runtime.authorize(self._workload.misses[i % len(self._workload.misses)])
+
+    async def forget(self) -> None:
+        """Remove the decisions of the misses."""
+        await self.drivers.lean.unlink(*self._missed_keys)
+
+    async def drain(self) -> None:
+        """Empty the audit queue, which is bounded."""
+        await self._runtime.gateway.queue.purge()
