@@ -42,7 +42,7 @@ def bearer_of(authorization: str | None) -> str | None:
     """Take the token from an ``Authorization`` header; None when it holds no bearer token."""
     if authorization is None or authorization[: len(_BEARER)].lower() != _BEARER:
         return None
-    return authorization[len(_BEARER) :].strip()
+    return authorization[len(_BEARER) :].strip() or None
 
 
 def unauthenticated(detail: str, *, token_given: bool, decision_id: str = "") -> HttpError:

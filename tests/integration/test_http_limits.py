@@ -1,0 +1,129 @@
+"""Rate limits over HTTP: what is charged, what a refusal says, and what is recorded of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from itertools import count
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.support.service import SarkService, assert_problem, http_client
+
+LIMIT = 5
+_numbers = count()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SarkService]:
+    with SarkService(tmp_path_factory.mktemp("service"), SARK_LIMIT_PER_MINUTE=LIMIT) as running:
+        yield running
+
+
+@pytest.fixture
+async def http(service: SarkService) -> AsyncIterator[aiohttp.ClientSession]:
+    async with http_client(service) as session:
+        yield session
+
+
+def request(**fields: Any) -> dict[str, Any]:
+    return {"user_id": f"u{next(_numbers)}", "action": "x:read", "resource": "r", **fields}
+
+
+async def statuses(
+    http: aiohttp.ClientSession, requests: list[dict[str, Any]]
+) -> list[tuple[int, dict[str, Any]]]:
+    async def ask(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        async with http.post("/v1/authorize", json=body) as response:
+            return response.status, await response.json(content_type=None)
+
+    return await asyncio.gather(*map(ask, requests))
+
+
+async def exhaust(http: aiohttp.ClientSession, *fields: dict[str, Any]) -> None:
+    answers = await statuses(http, [request(**f) for f in fields for _ in range(LIMIT)])
+    assert {status for status, _ in answers} == {200}
+
+
+async def test_a_refusal_says_who_and_how_long(http: aiohttp.ClientSession) -> None:
+    user = request()["user_id"]
+    await exhaust(http, {"user_id": user})
+    async with http.post("/v1/authorize", json=request(user_id=user)) as response:
+        problem = await assert_problem(response, 429, "rate-limited")
+        assert response.headers["Retry-After"] == str(problem["retry_after"])
+    assert 0 < problem["retry_after"] <= 60
+    assert problem["limit"] == "user"
+    (state,) = problem["limits"]
+    assert 0 < state.pop("reset") <= 60
+    assert state == {"kind": "user", "limit": LIMIT, "remaining": 0}
+    assert problem["decision_id"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [("ip", "ip", "2001:db8::5"), ("apikey", "api_key_id", "shared")],
+)
+async def test_ip_and_api_key_have_limits_of_their_own(
+    http: aiohttp.ClientSession, kind: str, field: str, value: str
+) -> None:
+    await exhaust(http, {field: value})
+    user = request()["user_id"]
+    async with http.post("/v1/authorize", json=request(user_id=user, **{field: value})) as response:
+        problem = await assert_problem(response, 429, "rate-limited")
+    assert problem["limit"] == kind
+    assert [state["kind"] for state in problem["limits"]] == ["user", kind]
+    # The refused request charged nobody.
+    ((status, answer),) = await statuses(http, [request(user_id=user)])
+    assert (status, answer["limits"][0]["remaining"]) == (200, LIMIT - 1)
+
+
+async def test_limits_are_exact_for_concurrent_requests(http: aiohttp.ClientSession) -> None:
+    user = request()["user_id"]
+    answers = await statuses(http, [request(user_id=user) for _ in range(40)])
+    assert Counter(status for status, _ in answers) == {200: LIMIT, 429: 40 - LIMIT}
+    remaining = sorted(a["limits"][0]["remaining"] for status, a in answers if status == 200)
+    assert remaining == list(range(LIMIT))
+
+
+async def test_refusals_are_recorded_once(
+    service: SarkService, http: aiohttp.ClientSession
+) -> None:
+    user, before = request()["user_id"], len(service.events())
+    answers = await statuses(http, [request(user_id=user) for _ in range(40)])
+    events = service.events()[before:]
+    refusals = [event for event in events if event["type"] == "refusal"]
+    assert len(events) == LIMIT + 1
+    assert [(event["user_id"], event["reason"]) for event in refusals] == [
+        (user, "rate_limit:user")
+    ]
+    assert refusals[0]["allow"] is False
+    assert {a["decision_id"] for status, a in answers if status == 429} == {refusals[0]["id"]}
+
+
+async def test_limits_can_be_off(service: SarkService, tmp_path: Any) -> None:
+    with SarkService(tmp_path, SARK_LIMIT_PER_MINUTE=0) as unlimited:
+        assert "limits       off" in unlimited.stdout
+        async with http_client(unlimited) as http:
+            answers = await statuses(http, [request(user_id="u", ip="::1") for _ in range(50)])
+    assert {status for status, _ in answers} == {200}
+    assert {len(answer["limits"]) for _, answer in answers} == {0}
+
+
+async def test_a_full_queue_refuses_without_answering(tmp_path: Any) -> None:
+    with SarkService(tmp_path, SARK_SIEM_MAX_EVENTS=3) as service:
+        async with http_client(service) as http:
+            answers = await statuses(http, [request() for _ in range(10)])
+            assert Counter(status for status, _ in answers) == {200: 3, 503: 7}
+            async with http.post("/v1/authorize", json=request()) as response:
+                problem = await assert_problem(response, 503, "audit-queue-full")
+                assert response.headers["Retry-After"] == str(problem["retry_after"]) == "5"
+            assert "allow" not in problem
+            async with http.get("/health/ready") as response:
+                assert response.status == 503
+                report = await response.json()
+        (full,) = [check for check in report["checks"] if not check["ok"]]
+        assert (full["part"], full["detail"].split(",")[0]) == ("audit queue", "3 of 3 events")
+        assert len(service.events()) == 3
