@@ -17,11 +17,19 @@ from sark.settings._kinds import HostPort
 from sark.settings._load import READ_ELSEWHERE, load
 from sark.settings._model import Settings
 from sark.settings._rows import SettingRow, Source, describe, render_markdown
-from sark.settings._rules import LogFormat, LogLevel, Topology, check_exposure, is_loopback
+from sark.settings._rules import (
+    CacheKey,
+    LogFormat,
+    LogLevel,
+    Topology,
+    check_exposure,
+    is_loopback,
+)
 from sark.settings._urls import ServerUrl, mask_url
 
 __all__ = [
     "READ_ELSEWHERE",
+    "CacheKey",
     "HostPort",
     "LogFormat",
     "LogLevel",

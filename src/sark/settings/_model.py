@@ -14,7 +14,7 @@ from sark.errors import SettingsError
 from sark.settings import _kinds as kinds
 from sark.settings._environment import EnvironmentSource, variable_of
 from sark.settings._kinds import HostPort, Kind
-from sark.settings._rules import LogFormat, LogLevel, Topology, conflicts
+from sark.settings._rules import CacheKey, LogFormat, LogLevel, Topology, conflicts
 from sark.settings._urls import ServerUrl
 
 _TOKEN = kinds.secret("at least 16 printable ASCII characters without spaces", r"[!-~]{16,}")
@@ -141,6 +141,14 @@ class Settings(BaseSettings):
             "a checkout, whose `examples/policies` are then used."
         ),
     )
+    policy_file: Annotated[Path | None, kinds.path()] = Field(
+        default=None,
+        validation_alias="SARK_POLICY_FILE",
+        description=(
+            "TOML file of the actions' sensitivity and of what each policy sees of a request. "
+            "Unset: the built-in table of actions, and the context as it comes."
+        ),
+    )
     data_dir: Annotated[Path, kinds.path()] = Field(
         default=Path(".sark"),
         validation_alias="SARK_DATA_DIR",
@@ -178,6 +186,22 @@ class Settings(BaseSettings):
         default=3600,
         validation_alias="SARK_TTL_LOW",
         description="How long decisions of low sensitivity are cached; the longest.",
+    )
+    ttl_jitter: Annotated[float, kinds.number(0, 0.5, "share of the TTL")] = Field(
+        default=0.1,
+        validation_alias="SARK_TTL_JITTER",
+        description=(
+            "Most that is taken off a decision's TTL at random, so that decisions stored together "
+            "do not expire together; 0 switches it off."
+        ),
+    )
+    cache_key: Annotated[CacheKey, kinds.choice("full", "compact")] = Field(
+        default="full",
+        validation_alias="SARK_CACHE_KEY",
+        description=(
+            "Form of the keys of cached decisions: `full` is the SHA-256 in hex, `compact` is "
+            "shorter and takes less memory. Processes that share a cache must agree."
+        ),
     )
     max_body_bytes: Annotated[int, kinds.whole(1024, 16 * 2**20, "bytes")] = Field(
         default=65_536,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 Topology = Literal["single", "sentinel", "cluster"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "console", "auto"]
+CacheKey = Literal["full", "compact"]
 
 SUPPORTED_TOPOLOGIES: frozenset[Topology] = frozenset({"single"})
 """What this version can run. The others are recognised, and refused by ``_unsupported``."""
