@@ -142,9 +142,9 @@ async def test_without_a_free_connection_a_call_ends_at_its_deadline(server: Val
             assert {type(result) for result in results} == {PoolExhaustedError}
             stats = store.pool_stats()
             assert (stats.exhausted, stats.waiters, stats.in_use) == (10, 0, 2)
-        # Our own lack of connections says nothing about the server.
-        assert not store.guard.is_open
-        assert store.guard.failures == 0
+            # Our own lack of connections says nothing about the server.
+            assert not store.guard.is_open
+            assert store.guard.failures == 0
         assert await store.execute("PING") == b"PONG"
 
 

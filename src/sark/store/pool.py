@@ -44,7 +44,8 @@ class PoolStats:
         exhausted: Calls that gave up waiting.
         connects: Connections made.
         connect_failures: Attempts that failed.
-        discarded: Connections closed because a call on them did not complete, or found dead.
+        discarded: Connections closed because a call on them did not complete, or they or their
+            server were found dead.
     """
 
     size: int
@@ -180,7 +181,7 @@ class ConnectionPool:
     async def reset(self) -> None:
         """Close the idle connections; the next calls connect anew."""
         while self._idle:
-            await self._idle.pop().disconnect(nowait=True)
+            await self._discard(self._idle.pop())
 
     async def _discard(self, connection: StoreConnection) -> None:
         # The driver may have closed it already, so ``is_connected`` cannot tell what to count.
