@@ -30,6 +30,10 @@ SAMPLE_REQUESTS = Path("examples/requests.jsonl")
 PERCENTILES = (50, 95, 99)
 
 
+Sample = tuple[str, Request]
+"""A request, and the file and line that it stands in."""
+
+
 @dataclass(slots=True)
 class Tally:
     """What happened to the requests."""
@@ -64,7 +68,7 @@ def demo(
         uvloop.run(_demo(settings, sample, concurrency))
 
 
-async def _demo(settings: Settings, sample: list[Request], concurrency: int) -> None:
+async def _demo(settings: Settings, sample: list[Sample], concurrency: int) -> None:
     console = Console()
     console.print("Starting an embedded Valkey and the embedded Rego engine ...")
     async with open_runtime(settings, ephemeral=True) as runtime:
@@ -86,16 +90,16 @@ async def _demo(settings: Settings, sample: list[Request], concurrency: int) -> 
 
 
 async def _worker(
-    runtime: Runtime, source: Iterator[Request], tally: Tally, advance: Callable[[], None]
+    runtime: Runtime, source: Iterator[Sample], tally: Tally, advance: Callable[[], None]
 ) -> None:
-    for request in source:
+    for place, request in source:
         before = perf_counter()
         try:
             answer = await runtime.authorize(request)
         except LimitExceededError as refusal:
             tally.limited[refusal.kind] += 1
         except InvalidRequestError as error:
-            raise ConfigurationError(f"a request of the file is not valid: {error}") from None
+            raise ConfigurationError(f"{place}: {error}") from None
         else:
             tally.hits += answer.cached is not False
             if answer.allow:
@@ -131,7 +135,7 @@ def _report(console: Console, tally: Tally, elapsed: float, concurrency: int, qu
         console.print(denials)
 
 
-def _read(path: Path) -> list[Request]:
+def _read(path: Path) -> list[Sample]:
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
@@ -144,7 +148,7 @@ def _read(path: Path) -> list[Request]:
         if not line.strip():
             continue
         try:
-            found.append(decode(line))
+            found.append((f"{path}:{number}", decode(line)))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ConfigurationError(f"{path}:{number}: {error}") from None
     if not found:

@@ -104,6 +104,7 @@ def _config(runtime: Runtime, metrics: Metrics) -> uvicorn.Config:
         create_app(runtime, metrics),
         loop="uvloop",
         http="httptools",
+        lifespan="off",
         log_config=None,
         access_log=False,
         # A caller could name himself anew in X-Forwarded-For with each refusal, and fill the queue.

@@ -20,7 +20,7 @@ _EXAMPLE = {
     "user_id": "user-0001",
     "action": "server:read",
     "resource": "server/web-001",
-    "context": {"environment": "production"},
+    "context": {"environment": "development"},
     "ip": "192.0.2.10",
 }
 _ERRORS = {

@@ -6,6 +6,7 @@ once a second, with the number of reports left out.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 from collections.abc import Callable
@@ -67,6 +68,12 @@ def configure_logs(level: LogLevel, log_format: LogFormat) -> None:
     root.setLevel(level.upper())
     # uvicorn tells at info what the start-up summary says better.
     logging.getLogger("uvicorn").setLevel(max(logging.WARNING, root.level))
+    logging.getLogger("uvicorn.error").addFilter(_is_no_cancellation)
+
+
+def _is_no_cancellation(record: logging.LogRecord) -> bool:
+    """Leave out the traceback of a request that was cut off at the end of the process."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
 class Quiet:
