@@ -51,7 +51,7 @@ HOSTS = {"VALKEY_SENTINEL_HOSTS": "a:26379", "VALKEY_SENTINEL_MASTER": "primary"
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in list(os.environ):
-        if variable.startswith(("SARK_", "VALKEY_")):
+        if variable.startswith(("SARK_", "VALKEY_", "OPA_")):
             monkeypatch.delenv(variable)
 
 
@@ -101,6 +101,13 @@ def test_defaults() -> None:
         "allow_anonymous": False,
         "policies": ("authz",),
         "policy_dir": None,
+        "opa_url": None,
+        "opa_token": None,
+        "opa_ca_file": None,
+        "opa_client_cert_file": None,
+        "opa_client_key_file": None,
+        "opa_pool_size": 50,
+        "opa_watch_interval": 5.0,
         "policy_file": None,
         "data_dir": Path(".sark"),
         "request_budget_ms": 250,
@@ -162,6 +169,7 @@ def test_arguments_take_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
         ("valkey_socket_timeout", float("nan"), "VALKEY_SOCKET_TIMEOUT: got nan"),
         ("valkey_socket_timeout", True, "VALKEY_SOCKET_TIMEOUT: got True"),
         ("valkey_url", 5, "VALKEY_URL: got ***"),
+        ("opa_url", 5, "OPA_URL: got ***"),
         ("valkey_url", ServerUrl("http://:pw@h"), "VALKEY_URL: got ***"),
         ("valkey_sentinel_hosts", [("a", 1)], "VALKEY_SENTINEL_HOSTS: got [('a', 1)]"),
         ("policies", 3, "SARK_POLICIES: got 3"),
@@ -227,6 +235,9 @@ def test_settings_are_frozen() -> None:
         ("SARK_TOPOLOGY", "Single", "single"),
         ("SARK_ADMIN_TOKEN", "0123456789abcde~", SecretStr("0123456789abcde~")),
         ("VALKEY_PASSWORD", " p w\n", SecretStr(" p w\n")),
+        ("SARK_OPA_POOL_SIZE", "10000", 10_000),
+        ("SARK_OPA_WATCH_INTERVAL", "0.1", 0.1),
+        ("SARK_OPA_WATCH_INTERVAL", "3600", 3600.0),
     ],
 )
 def test_accepted(variable: str, text: str, expected: object) -> None:
@@ -272,6 +283,11 @@ def test_accepted(variable: str, text: str, expected: object) -> None:
         *(("SARK_ADMIN_TOKEN", text) for text in ("short", "a" * 15, "a" * 16 + " ", "é" * 16)),
         *(("SARK_SERVICE_TOKEN", text) for text in ("a" * 15, "a" * 16 + "\n")),
         ("VALKEY_PASSWORD", "\udcff"),
+        ("SARK_OPA_POOL_SIZE", "0"),
+        ("SARK_OPA_WATCH_INTERVAL", "0"),
+        ("SARK_OPA_WATCH_INTERVAL", "3601"),
+        *(("OPA_TOKEN", text) for text in ("a b", "a\n", "é")),
+        ("OPA_CA_FILE", "a\0b"),
     ],
 )
 def test_refused(variable: str, text: str) -> None:
@@ -450,6 +466,48 @@ def test_state_url_needs_a_url() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:8181",
+        "http://opa",
+        "https://opa.example/base/path/",
+        "http://[::1]:8181/",
+        "unix:///run/opa/opa.sock",
+    ],
+)
+def test_opa_urls(url: str) -> None:
+    assert value_of("OPA_URL", url) == url
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("opa:8181", "opa:8181"),
+        ("grpc://opa", "grpc://opa"),
+        ("valkey://opa", "valkey://opa"),
+        ("http://", "http://"),
+        ("http:///v1", "http:///v1"),
+        ("http://opa:0", "http://opa:0"),
+        ("http://opa:65536", "http://opa:65536"),
+        ("http://opa?", "http://opa"),
+        ("http://opa?token=x", "http://opa?***"),
+        ("http://opa/#top", "http://***"),
+        ("http://opa ", "http://***"),
+        ("unix://run/opa.sock", "unix://run/opa.sock"),
+        ("unix:///", "unix:///"),
+        ("unix:///opa.sock?x=1", "unix:///opa.sock?***"),
+        ("http://user@opa", "http://***@opa"),
+        (f"https://user:{SENTINEL}@opa:8181/", "https://user:***@opa:8181/"),
+        (f"https://:{SENTINEL}@opa", "https://:***@opa"),
+    ],
+)
+def test_refused_opa_urls(url: str, shown: str) -> None:
+    line = refusal({"OPA_URL": url})
+    assert line.startswith(f"OPA_URL: got '{shown}', expected a URL such as http://127.0.0.1:8181")
+    assert "OPA_TOKEN holds the credential" in line
+
+
 # Topology
 
 
@@ -581,6 +639,35 @@ def test_tokens_must_differ() -> None:
     load({"SARK_ADMIN_TOKEN": SENTINEL, "SARK_SERVICE_TOKEN": SENTINEL + "2"})
 
 
+@pytest.mark.parametrize(
+    "variable", ["OPA_TOKEN", "OPA_CA_FILE", "OPA_CLIENT_CERT_FILE", "OPA_CLIENT_KEY_FILE"]
+)
+def test_what_leads_to_opa_needs_its_url(variable: str) -> None:
+    lines = refusal({variable: SENTINEL}).split("\n")
+    assert f"{variable}: got a value, expected OPA_URL to be set too" in lines
+
+
+@pytest.mark.parametrize("url", ["http://opa:8181", "unix:///opa.sock"])
+def test_certificates_need_tls(url: str) -> None:
+    files = {"OPA_CLIENT_CERT_FILE": "c", "OPA_CLIENT_KEY_FILE": "k", "OPA_CA_FILE": "ca"}
+    lines = refusal({"OPA_URL": url, **files}).split("\n")
+    assert [line.partition(":")[0] for line in lines] == sorted(files)
+    assert all(f"expected OPA_URL to begin with https:// (it is '{url}')" in line for line in lines)
+    load({"OPA_URL": "https://opa", **files})
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ("OPA_CLIENT_CERT_FILE", "OPA_CLIENT_KEY_FILE"),
+        ("OPA_CLIENT_KEY_FILE", "OPA_CLIENT_CERT_FILE"),
+    ],
+)
+def test_a_certificate_and_its_key_belong_together(given: str, missing: str) -> None:
+    line = refusal({"OPA_URL": "https://opa", given: "file"})
+    assert line == f"{missing}: got nothing, expected a path because {given} is set"
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost", "LOCALHOST"])
 def test_loopback_needs_no_credential(host: str) -> None:
     check_exposure(load({"SARK_HOST": host}))
@@ -657,6 +744,7 @@ def outputs(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
         {"VALKEY_URL": f"valkey://:{SENTINEL}@h:1/0"},
         {"VALKEY_URL": "valkey://h", "VALKEY_STATE_URL": f"unix://u:{SENTINEL}@/s"},
         {"VALKEY_URL": f"unix:///s?password={SENTINEL}"},
+        {"OPA_URL": "http://opa", "OPA_TOKEN": SENTINEL},
     ],
 )
 def test_secrets_are_never_shown(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -681,6 +769,11 @@ def test_secrets_are_never_shown(environ: dict[str, str], monkeypatch: pytest.Mo
         {"VALKEY_URL": f"valkey://:{SENTINEL}@h:1/x"},
         {"VALKEY_URL": f"valkey://:{SENTINEL}"},
         {"VALKEY_STATE_URL": f"valkey://:{SENTINEL}@h"},
+        {"OPA_TOKEN": SENTINEL},
+        {"OPA_URL": "http://opa", "OPA_TOKEN": SENTINEL + " "},
+        {"OPA_URL": f"http://:{SENTINEL}@h"},
+        {"OPA_URL": f"http://h?{SENTINEL}"},
+        {"OPA_URL": f"valkey:{SENTINEL}"},
     ],
 )
 @pytest.mark.parametrize("direct", [False, True])
@@ -724,7 +817,7 @@ def test_rows() -> None:
 def test_every_field_is_described(name: str) -> None:
     field = Settings.model_fields[name]
     kind = kind_of(field)
-    assert variable_of(field).startswith(("VALKEY_", "SARK_"))
+    assert variable_of(field).startswith(("VALKEY_", "SARK_", "OPA_"))
     assert field.description
     assert field.description.endswith(".")
     assert kind.type

@@ -17,7 +17,15 @@ from typing import Any, NamedTuple
 from pydantic import GetCoreSchemaHandler, Secret, SecretStr
 from pydantic_core import CoreSchema, core_schema
 
-from sark.settings._urls import ACCEPTED_URL, MASK, ServerUrl, check_url, mask_url
+from sark.settings._urls import (
+    ACCEPTED_OPA_URL,
+    ACCEPTED_URL,
+    MASK,
+    ServerUrl,
+    check_opa_url,
+    check_url,
+    mask_url,
+)
 
 LONGEST_SHOWN = 80
 """Characters of a refused value that are repeated to the user."""
@@ -68,6 +76,7 @@ class Kind:
         unit: What a number counts, or ``None``.
         secret: Whether no part of a value may ever be shown.
         show: Writes an accepted value for people.
+        is_url: Whether a refused value may hold a password where only URLs have one.
     """
 
     type: str
@@ -76,6 +85,7 @@ class Kind:
     unit: str | None = None
     secret: bool = False
     show: Callable[[Any], str] = show_plain
+    is_url: bool = False
 
     @property
     def expected(self) -> str:
@@ -88,8 +98,8 @@ class Kind:
             return "a value that is not shown because it is a secret"
         if isinstance(value, str):
             # ``repr`` escapes line breaks, control characters and broken encodings.
-            return repr(_shorten(mask_url(value) if self.show is mask_server_url else value))
-        return MASK if self.show is mask_server_url else _shorten(ascii(value))
+            return repr(_shorten(mask_url(value) if self.is_url else value))
+        return MASK if self.is_url else _shorten(ascii(value))
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -237,7 +247,18 @@ def server_url() -> Kind:
             raise ValueError("not a string")  # noqa: TRY004 - pydantic takes ValueError alone
         return check_url(given)
 
-    return Kind("URL", ACCEPTED_URL, parse, show=mask_server_url)
+    return Kind("URL", ACCEPTED_URL, parse, show=mask_server_url, is_url=True)
+
+
+def opa_url() -> Kind:
+    """The address of OPA, which holds no secret."""
+
+    def parse(value: object) -> str:
+        if not isinstance(value, str):
+            raise ValueError("not a string")  # noqa: TRY004 - pydantic takes ValueError alone
+        return check_opa_url(value)
+
+    return Kind("URL", ACCEPTED_OPA_URL, parse, is_url=True)
 
 
 def _shorten(text: str) -> str:

@@ -149,6 +149,47 @@ class Settings(BaseSettings):
             "Unset: the built-in table of actions, and the context as it comes."
         ),
     )
+    opa_url: Annotated[str | None, kinds.opa_url()] = Field(
+        default=None,
+        validation_alias="OPA_URL",
+        description=(
+            "Where OPA answers. Unset: policies are evaluated in process, from `SARK_POLICY_DIR`."
+        ),
+    )
+    opa_token: Annotated[
+        SecretStr | None, kinds.secret("printable ASCII characters without spaces", r"[!-~]+")
+    ] = Field(
+        default=None,
+        validation_alias="OPA_TOKEN",
+        description="Bearer token for OPA.",
+    )
+    opa_ca_file: Annotated[Path | None, kinds.path()] = Field(
+        default=None,
+        validation_alias="OPA_CA_FILE",
+        description=(
+            "PEM file of the authorities to trust for OPA's certificate, instead of the system's."
+        ),
+    )
+    opa_client_cert_file: Annotated[Path | None, kinds.path()] = Field(
+        default=None,
+        validation_alias="OPA_CLIENT_CERT_FILE",
+        description="PEM file of the certificate, with its chain, that is shown to OPA.",
+    )
+    opa_client_key_file: Annotated[Path | None, kinds.path()] = Field(
+        default=None,
+        validation_alias="OPA_CLIENT_KEY_FILE",
+        description="PEM file of the key of `OPA_CLIENT_CERT_FILE`, not encrypted.",
+    )
+    opa_pool_size: Annotated[int, kinds.whole(1, 10_000, "connections")] = Field(
+        default=50,
+        validation_alias="SARK_OPA_POOL_SIZE",
+        description="Most connections to OPA, and so most evaluations at a time, of this process.",
+    )
+    opa_watch_interval: Annotated[float, kinds.number(0, 3600, "seconds", above=True)] = Field(
+        default=5.0,
+        validation_alias="SARK_OPA_WATCH_INTERVAL",
+        description="How often OPA is asked whether its policies have changed.",
+    )
     data_dir: Annotated[Path, kinds.path()] = Field(
         default=Path(".sark"),
         validation_alias="SARK_DATA_DIR",

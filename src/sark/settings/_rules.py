@@ -30,6 +30,8 @@ def conflicts(settings: Settings) -> list[str]:
         *_cluster(settings),
         *_unsupported(settings),
         *_tokens(settings),
+        *_opa(settings),
+        *_opa_certificate(settings),
         *_ttl_order(settings),
     ]
 
@@ -112,6 +114,36 @@ def _tokens(settings: Settings) -> list[str]:
     if settings.admin_token is None or settings.admin_token != settings.service_token:
         return []
     return ["SARK_SERVICE_TOKEN: got the same value as SARK_ADMIN_TOKEN, expected a different one"]
+
+
+def _opa(settings: Settings) -> list[str]:
+    """Refuse ways to reach OPA where it isn't reached, or not in that way."""
+    files = (
+        ("OPA_CA_FILE", settings.opa_ca_file),
+        ("OPA_CLIENT_CERT_FILE", settings.opa_client_cert_file),
+        ("OPA_CLIENT_KEY_FILE", settings.opa_client_key_file),
+    )
+    given = [variable for variable, file in files if file is not None]
+    if settings.opa_url is None:
+        given += ["OPA_TOKEN"] if settings.opa_token is not None else []
+        return [f"{variable}: got a value, expected OPA_URL to be set too" for variable in given]
+    if settings.opa_url.startswith("https://"):
+        return []
+    return [
+        f"{variable}: got a file, expected OPA_URL to begin with https:// (it is "
+        f"'{settings.opa_url}')"
+        for variable in given
+    ]
+
+
+def _opa_certificate(settings: Settings) -> list[str]:
+    cert, key = settings.opa_client_cert_file, settings.opa_client_key_file
+    if (cert is None) == (key is None):
+        return []
+    given, missing = "OPA_CLIENT_CERT_FILE", "OPA_CLIENT_KEY_FILE"
+    if cert is None:
+        given, missing = missing, given
+    return [f"{missing}: got nothing, expected a path because {given} is set"]
 
 
 def _ttl_order(settings: Settings) -> list[str]:

@@ -1,4 +1,4 @@
-"""Addresses of Valkey servers, which may hold a password.
+"""Addresses of Valkey servers, which may hold a password, and of OPA, which may not.
 
 One pattern decides both what is accepted and what may be shown. In text that doesn't match,
 nobody can tell where a password begins or ends (``valkey://:pa/ss@host``), so all of it is hidden
@@ -17,6 +17,11 @@ ACCEPTED_URL = (
     "a URL such as valkey://user:password@host:6379/0 (schemes valkey, valkeys, redis, rediss; "
     "special characters in the password percent-encoded; options db, username, password, ssl_*) "
     "or unix:///path/to/socket"
+)
+OPA_SCHEMES = ("http", "https", "unix")
+ACCEPTED_OPA_URL = (
+    "a URL such as http://127.0.0.1:8181, https://opa.example/base or unix:///path/to/socket, "
+    "without user, password or query (OPA_TOKEN holds the credential)"
 )
 
 # An "@" occurs at most once, before the host: further ones could only be part of a password.
@@ -76,14 +81,35 @@ def check_url(url: str) -> str:
     match = _match(url)
     if match is None or match["scheme"] not in SCHEMES:
         raise ValueError("not an address of a server")
+    _check_location(match)
+    if match["scheme"] != "unix" and not _DATABASE.fullmatch(match["path"] or ""):
+        raise ValueError("neither a database nor nothing after the host")
+    _check_query(match["query"])
+    return url
+
+
+def check_opa_url(url: str) -> str:
+    """Return the address unchanged.
+
+    Raises:
+        ValueError: If it isn't the address of an OPA, or holds more than that.
+    """
+    match = _match(url)
+    if match is None or match["scheme"] not in OPA_SCHEMES:
+        raise ValueError("not an address of OPA")
+    _check_location(match)
+    if match["user"] is not None or "?" in url:
+        raise ValueError("credentials or a query")
+    return url
+
+
+def _check_location(match: re.Match[str]) -> None:
     if match["scheme"] == "unix":
         located = not match["host"] and len(match["path"] or "") > 1
     else:
-        located = bool(match["host"]) and _DATABASE.fullmatch(match["path"] or "") is not None
+        located = bool(match["host"])
     if not located or int(match["port"] or 1) not in range(1, _LARGEST_PORT + 1):
         raise ValueError("no host, socket or port to connect to")
-    _check_query(match["query"])
-    return url
 
 
 def _check_query(query: str | None) -> None:
