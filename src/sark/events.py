@@ -19,6 +19,7 @@ __all__ = [
     "CacheWriteFailed",
     "Decided",
     "EvaluationFailed",
+    "EvaluatorBreakerChanged",
     "Event",
     "GenerationChanged",
     "GuardChanged",
@@ -130,6 +131,18 @@ class AuditRefused(Event, frozen=True):
 
     events: int
     reason: Literal["full", "unavailable"]
+
+
+class EvaluatorBreakerChanged(Event, frozen=True):
+    """The policy engine was found dead, is probed, or answers again.
+
+    Attributes:
+        state: What the breaker has become.
+        reason: The failure that opened it, without secrets.
+    """
+
+    state: Literal["closed", "open", "half_open"]
+    reason: str
 
 
 E = TypeVar("E", bound=Event)
