@@ -112,7 +112,7 @@ def test_an_external_valkey_needs_no_service(server: ValkeyServer, tmp_path: Pat
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     with server.client() as client:
-        (event,) = client.lrange("siem:event_queue", 0, -1)  # type: ignore[misc]
+        (event,) = client.lrange("siem:event_queue", 0, -1)
     assert json.loads(event)["id"] == json.loads(ended.stdout)["decision_id"]
 
 

@@ -19,6 +19,7 @@ from sark.events import (
     AuditRefused,
     CacheWriteFailed,
     EvaluationFailed,
+    EvaluatorBreakerChanged,
     GenerationChanged,
     GuardChanged,
     Hub,
@@ -107,7 +108,14 @@ def report_events(hub: Hub) -> None:
         else:
             log.info("valkey answers again", role=event.role)
 
+    def breaker(event: EvaluatorBreakerChanged) -> None:
+        if event.state == "open":
+            log.error("policy engine is down", reason=event.reason)
+        elif event.state == "closed":
+            log.info("policy engine answers again")
+
     hub.on(GuardChanged, guard)
+    hub.on(EvaluatorBreakerChanged, breaker)
     hub.on(ScriptLoaded, lambda e: log.info("script loaded", role=e.role, script=e.script))
     hub.on(
         GenerationChanged, lambda e: log.info("decisions invalidated", scope=e.scope, name=e.name)

@@ -18,6 +18,7 @@ from sark.events import (
     CacheWriteFailed,
     Decided,
     EvaluationFailed,
+    EvaluatorBreakerChanged,
     GenerationChanged,
     GuardChanged,
     Hub,
@@ -73,13 +74,19 @@ class Metrics:
         seconds = self._histogram("authorize_seconds", "Time of one authorize() call", "source")
         refused = self._counter("ratelimit_refused", "Requests refused by a limit", "kind")
         failed = self._counter("evaluation_failures", "Evaluations without decision", "policy")
+        breaker = self._counter("evaluator_breaker_opened", "Times that the engine was found dead")
 
         def decided(event: Decided) -> None:
             allow = "true" if event.allow else "false"
             decisions.labels(event.policy, allow, event.source).inc()
             seconds.labels(event.source).observe(event.seconds)
 
+        def breaker_changed(event: EvaluatorBreakerChanged) -> None:
+            if event.state == "open":
+                breaker.inc()
+
         hub.on(Decided, decided)
+        hub.on(EvaluatorBreakerChanged, breaker_changed)
         hub.on(LimitRefused, lambda event: refused.labels(event.kind).inc())
         hub.on(EvaluationFailed, lambda event: failed.labels(event.policy).inc())
 

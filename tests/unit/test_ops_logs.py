@@ -1,0 +1,263 @@
+"""Logs: one form for all, nothing said too often, no secrets by accident."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from sark.events import (
+    AuditRefused,
+    CacheWriteFailed,
+    EvaluationFailed,
+    EvaluatorBreakerChanged,
+    Event,
+    GenerationChanged,
+    GuardChanged,
+    Hub,
+    ScriptLoaded,
+)
+from sark.ops import logs
+from sark.ops.logs import Quiet, configure_logs, report_events
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """Put logging back as it was."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for name in ("uvicorn", "uvicorn.error"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
+        logging.getLogger(name).filters.clear()
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def lines(capsys: pytest.CaptureFixture[str]) -> Any:
+    """A function that returns the log lines written since."""
+    return lambda: [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+class Clock:
+    """The clock of ``Quiet``, turned by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(logs, "monotonic", found)
+    return found
+
+
+def test_json_of_our_own_and_of_libraries(lines: Any) -> None:
+    configure_logs("info", "json")
+    structlog.stdlib.get_logger("sark").info("said", number=1)
+    logging.getLogger("library").warning("said %s", "too")
+    ours, theirs = lines()
+    assert ours.pop("timestamp").endswith("Z")
+    assert ours == {"event": "said", "number": 1, "level": "info", "logger": "sark"}
+    assert (theirs["event"], theirs["level"], theirs["logger"]) == (
+        "said too",
+        "warning",
+        "library",
+    )
+
+
+def test_a_traceback_is_one_line_without_values(lines: Any) -> None:
+    configure_logs("info", "json")
+    secret = "hunter2"
+    try:
+        int(secret[:0])
+    except ValueError:
+        logging.getLogger("sark").exception("failed")
+    (line,) = lines()
+    assert "ValueError: invalid literal" in line["exception"]
+    assert secret not in line["exception"]
+
+
+def test_text_of_any_kind_stays_one_line(lines: Any) -> None:
+    configure_logs("info", "json")
+    odd = 'a\nb"\x00\udc80é'
+    structlog.stdlib.get_logger("sark").info("said", odd=odd)
+    (line,) = lines()
+    assert line["odd"] == odd
+
+
+def test_auto_is_json_where_nobody_watches(lines: Any) -> None:
+    configure_logs("info", "auto")
+    logging.getLogger("sark").info("said")
+    assert [line["event"] for line in lines()] == ["said"]
+
+
+def test_console_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("info", "console")
+    structlog.stdlib.get_logger("sark").info("said", number=1)
+    text = capsys.readouterr().err
+    assert "said" in text
+    assert not text.startswith("{")
+
+
+@pytest.mark.parametrize(
+    ("level", "written"),
+    [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)],
+)
+def test_levels(lines: Any, level: Any, written: int) -> None:
+    configure_logs(level, "json")
+    log = logging.getLogger("sark")
+    for number in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
+        log.log(number, "said")
+    assert len(lines()) == written
+
+
+def test_uvicorn_does_not_repeat_the_summary(lines: Any) -> None:
+    configure_logs("debug", "json")
+    logging.getLogger("uvicorn.error").info("Started server process")
+    logging.getLogger("uvicorn.error").error("failed")
+    assert [line["event"] for line in lines()] == ["failed"]
+
+
+def test_a_request_that_was_cut_off_is_no_error(lines: Any) -> None:
+    configure_logs("info", "json")
+    log = logging.getLogger("uvicorn.error")
+    log.error("Exception in ASGI application", exc_info=asyncio.CancelledError())
+    log.error("Exception in ASGI application", exc_info=ValueError("a bug"))
+    (line,) = lines()
+    assert "a bug" in line["exception"]
+
+
+def test_configuring_again_does_not_double(lines: Any) -> None:
+    configure_logs("info", "json")
+    configure_logs("info", "json")
+    logging.getLogger("sark").info("said")
+    assert len(lines()) == 1
+
+
+# Quiet
+
+
+def test_quiet_lets_one_through_a_second_and_counts_the_rest(clock: Clock) -> None:
+    said: list[tuple[str, dict[str, Any]]] = []
+    quiet = Quiet(lambda message, **fields: said.append((message, fields)))
+    for number in range(10):
+        quiet("failed", number=number)
+    assert said == [("failed", {"number": 0})]
+    clock.now += 0.999
+    quiet("failed", number=10)
+    assert len(said) == 1
+    clock.now += 0.001
+    quiet("failed", number=11)
+    assert said[1:] == [("failed", {"number": 11, "left_out": 10})]
+    clock.now += 1
+    quiet("failed", number=12)
+    assert said[2:] == [("failed", {"number": 12})]
+
+
+def test_quiet_lets_rare_reports_through(clock: Clock) -> None:
+    said: list[str] = []
+    quiet = Quiet(said.append)
+    for _ in range(5):
+        quiet("failed")
+        clock.now += 2
+    assert said == ["failed"] * 5
+
+
+# The events that are reported
+
+
+@pytest.mark.parametrize(
+    ("event", "level", "said"),
+    [
+        (
+            GuardChanged("state", is_open=True, reason="refused"),
+            "error",
+            {"event": "valkey is down", "role": "state", "reason": "refused"},
+        ),
+        (
+            GuardChanged("state", is_open=False, reason=""),
+            "info",
+            {"event": "valkey answers again", "role": "state"},
+        ),
+        (
+            EvaluatorBreakerChanged("open", "refused"),
+            "error",
+            {"event": "policy engine is down", "reason": "refused"},
+        ),
+        (
+            EvaluatorBreakerChanged("closed", ""),
+            "info",
+            {"event": "policy engine answers again"},
+        ),
+        (ScriptLoaded("cache", "x"), "info", {"event": "script loaded", "script": "x"}),
+        (
+            GenerationChanged("user", "ann"),
+            "info",
+            {"event": "decisions invalidated", "scope": "user", "name": "ann"},
+        ),
+        (
+            EvaluationFailed("authz", "why"),
+            "warning",
+            {"event": "evaluation failed", "policy": "authz", "reason": "why"},
+        ),
+        (
+            CacheWriteFailed("authz", "why"),
+            "warning",
+            {"event": "decision not stored", "policy": "authz", "reason": "why"},
+        ),
+        (
+            AuditRefused(3, "full"),
+            "error",
+            {"event": "audit events refused", "events": 3, "reason": "full"},
+        ),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Event) else "",
+)
+def test_events_are_reported(lines: Any, event: Event, level: str, said: dict[str, Any]) -> None:
+    configure_logs("info", "json")
+    hub = Hub()
+    report_events(hub)
+    hub.emit(event)
+    (line,) = lines()
+    assert line["level"] == level
+    assert line.items() >= said.items()
+    assert hub.handler_failures == 0
+
+
+@pytest.mark.parametrize(
+    "event",
+    [EvaluationFailed("authz", "why"), CacheWriteFailed("authz", "why"), AuditRefused(1, "full")],
+    ids=lambda event: type(event).__name__,
+)
+def test_what_comes_with_every_request_is_reported_once(
+    lines: Any, clock: Clock, event: Event
+) -> None:
+    configure_logs("info", "json")
+    hub = Hub()
+    report_events(hub)
+    for _ in range(100):
+        hub.emit(event)
+    clock.now += 1
+    hub.emit(event)
+    assert [line.get("left_out") for line in lines()] == [None, 99]
+
+
+def test_kinds_do_not_silence_each_other(lines: Any, clock: Clock) -> None:
+    configure_logs("info", "json")
+    hub = Hub()
+    report_events(hub)
+    hub.emit(EvaluationFailed("authz", "why"))
+    hub.emit(AuditRefused(1, "full"))
+    assert len(lines()) == 2

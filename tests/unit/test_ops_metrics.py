@@ -1,0 +1,163 @@
+"""Metrics: each event moves its own figure, and labels stay few."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from prometheus_client.exposition import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from sark import events
+from sark.events import (
+    AuditAppended,
+    AuditRefused,
+    CacheWriteFailed,
+    Decided,
+    EvaluationFailed,
+    EvaluatorBreakerChanged,
+    Event,
+    GenerationChanged,
+    GuardChanged,
+    Hub,
+    LimitRefused,
+    Looked,
+    RoundTrip,
+    ScriptLoaded,
+)
+from sark.ops.metrics import Metrics
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def scrape(metrics: Metrics) -> Samples:
+    """Render and read again; creation times are left out."""
+    text = generate_latest(metrics.registry).decode()
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if not sample.name.endswith(("_created", "_bucket"))
+    }
+
+
+def moved(event: Event, *more: Event) -> dict[str, float]:
+    """Emit events on a fresh hub; tells which figures are not zero."""
+    hub = Hub()
+    metrics = Metrics(hub)
+    for each in (event, *more):
+        hub.emit(each)
+    assert hub.handler_failures == 0
+    return {
+        name + "".join(f" {label}={value}" for label, value in labels): amount
+        for (name, labels), amount in scrape(metrics).items()
+        if amount
+    }
+
+
+EXPECTED: list[tuple[Event, dict[str, float]]] = [
+    (
+        Decided("authz", allow=True, source="valkey", seconds=0.5),
+        {
+            "sark_decisions_total allow=true policy=authz source=valkey": 1,
+            "sark_authorize_seconds_count source=valkey": 1,
+            "sark_authorize_seconds_sum source=valkey": 0.5,
+        },
+    ),
+    (LimitRefused("ip"), {"sark_ratelimit_refused_total kind=ip": 1}),
+    (EvaluationFailed("authz", "x"), {"sark_evaluation_failures_total policy=authz": 1}),
+    (Looked("authz", "stale"), {"sark_cache_lookups_total policy=authz result=stale": 1}),
+    (CacheWriteFailed("authz", "x"), {"sark_cache_write_failures_total": 1}),
+    (GenerationChanged("user", "ann"), {"sark_cache_invalidations_total scope=user": 1}),
+    (
+        RoundTrip("state", 3, 0.25, "timeout"),
+        {
+            "sark_store_call_seconds_count result=timeout role=state": 1,
+            "sark_store_call_seconds_sum result=timeout role=state": 0.25,
+            "sark_store_commands_total role=state": 3,
+        },
+    ),
+    (ScriptLoaded("state", "x"), {"sark_store_scripts_loaded_total role=state": 1}),
+    (
+        GuardChanged("state", is_open=True, reason="x"),
+        {"sark_store_guard_opened_total role=state": 1},
+    ),
+    (EvaluatorBreakerChanged("open", "x"), {"sark_evaluator_breaker_opened_total": 1}),
+    (
+        AuditAppended(4, 1000, 0.1),
+        {
+            "sark_audit_events_accepted_total": 4,
+            "sark_audit_bytes_accepted_total": 1000,
+            "sark_audit_groups_total": 1,
+        },
+    ),
+    (AuditRefused(2, "full"), {"sark_audit_events_refused_total reason=full": 2}),
+]
+
+
+@pytest.mark.parametrize(
+    ("event", "expected"), EXPECTED, ids=lambda v: type(v).__name__ if isinstance(v, Event) else ""
+)
+def test_each_event_moves_its_figures_and_no_other(
+    event: Event, expected: dict[str, float]
+) -> None:
+    assert moved(event) == expected
+
+
+def test_every_event_is_counted() -> None:
+    known = {
+        kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, Event)
+    }
+    assert {type(event) for event, _ in EXPECTED} == known - {Event}
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        GuardChanged("state", is_open=False, reason=""),
+        EvaluatorBreakerChanged("closed", ""),
+        EvaluatorBreakerChanged("half_open", "x"),
+    ],
+    ids=str,
+)
+def test_what_comes_back_is_not_counted_as_lost(event: Event) -> None:
+    assert moved(event) == {}
+
+
+def test_counts_add_up() -> None:
+    found = moved(*[AuditAppended(4, 1000, 0.1)] * 3)
+    assert found["sark_audit_events_accepted_total"] == 12
+    assert found["sark_audit_groups_total"] == 3
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        EvaluationFailed("authz", "marked"),
+        CacheWriteFailed("authz", "marked"),
+        GenerationChanged("user", "marked"),
+        GuardChanged("state", is_open=True, reason="marked"),
+        ScriptLoaded("state", "marked"),
+    ],
+    ids=lambda event: type(event).__name__,
+)
+def test_texts_never_become_labels(event: Event) -> None:
+    assert "marked" not in str(moved(event))
+
+
+def test_names_follow_the_conventions() -> None:
+    metrics = Metrics(Hub())
+    families = list(metrics.registry.collect())
+    assert all(family.name.startswith("sark_") for family in families)
+    assert all(family.documentation for family in families)
+    names = [family.name for family in families]
+    assert len(names) == len(set(names))
+
+
+def test_two_services_in_one_process_count_apart() -> None:
+    hubs: list[Any] = [Hub(), Hub()]
+    first, second = (Metrics(hub) for hub in hubs)
+    hubs[0].emit(LimitRefused("ip"))
+    key = ("sark_ratelimit_refused_total", (("kind", "ip"),))
+    assert scrape(first)[key] == 1
+    assert key not in scrape(second)
