@@ -20,6 +20,7 @@ from tests.support.service import (
     CHECKOUT,
     SARK,
     SarkService,
+    call_sark,
     environment,
     run_sark,
     valkey_servers_in,
@@ -39,7 +40,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SarkService]:
 def ask(
     service: SarkService, *arguments: str, token: str | None = TOKEN
 ) -> subprocess.CompletedProcess[str]:
-    return run_sark(
+    return call_sark(
         "authorize", *arguments, SARK_DATA_DIR=service.data_dir, SARK_SERVICE_TOKEN=token
     )
 
@@ -107,7 +108,7 @@ def test_without_the_service_token(service: SarkService, token: str | None) -> N
 
 def test_an_external_valkey_needs_no_service(server: ValkeyServer, tmp_path: Path) -> None:
     policies = write_policies(tmp_path)
-    ended = run_sark(
+    ended = call_sark(
         "authorize", "gus", "x:read", "r", VALKEY_URL=server.url, SARK_POLICY_DIR=policies
     )
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -119,7 +120,7 @@ def test_an_external_valkey_needs_no_service(server: ValkeyServer, tmp_path: Pat
 def test_an_external_valkey_that_is_away_is_told(tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
     url, policies = f"valkey://:hunter2@{address}", write_policies(tmp_path)
-    ended = run_sark("authorize", "gus", "x:read", "r", VALKEY_URL=url, SARK_POLICY_DIR=policies)
+    ended = call_sark("authorize", "gus", "x:read", "r", VALKEY_URL=url, SARK_POLICY_DIR=policies)
     assert (ended.returncode, ended.stdout) == (1, "")
     (line,) = ended.stderr.splitlines()
     assert address in line

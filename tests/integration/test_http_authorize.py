@@ -52,12 +52,12 @@ async def test_an_answer_has_exactly_the_documented_members(http: aiohttp.Client
     answer = await ask(http)
     limit = {"kind": "user", "limit": 1000, "remaining": 999, "reset": 60}
     assert answer.pop("decision_id")
+    assert 3240 <= answer.pop("ttl") <= 3600
     assert answer == {
         "allow": True,
         "reason": "readers may read",
         "policy": "authz",
         "cached": False,
-        "ttl": 3600,
         "limits": [limit],
     }
 
@@ -83,11 +83,12 @@ async def test_context_is_part_of_the_question(http: aiohttp.ClientSession) -> N
         assert answer["allow"] is allow
 
 
+# Kept shorter than allowed is right, longer never.
 @pytest.mark.parametrize(("action", "ttl"), [("short", 7), ("fresh", 0), ("user:grant", 300)])
 async def test_ttl_is_the_policys_or_the_actions(
     http: aiohttp.ClientSession, action: str, ttl: int
 ) -> None:
-    assert (await ask(http, action=action))["ttl"] == ttl
+    assert int(ttl * 0.9) <= (await ask(http, action=action))["ttl"] <= ttl
 
 
 async def test_what_is_not_cacheable_is_evaluated_again(http: aiohttp.ClientSession) -> None:

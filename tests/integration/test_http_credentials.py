@@ -15,6 +15,7 @@ from tests.support.service import SarkService, assert_problem, http_client
 
 ADMIN = "admin-token-3f9c2a7be1d04856"
 CALLER = "caller-token-b7d1e80a49c62f35"
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - meant
 REQUEST = {"user_id": "u", "action": "x:read", "resource": "r"}
 WRONG = ["", "Bearer", "Bearer ", "Bearer wrong", f"Basic {CALLER}", CALLER, f"Bearer {CALLER}x"]
 
@@ -135,27 +136,16 @@ def valkey_url(server: Any) -> str:
     return str(server.url)
 
 
-async def test_the_generated_admin_token_opens(tmp_path: Path) -> None:
-    with SarkService(tmp_path) as service:
+async def test_a_service_for_others_starts_when_that_is_wanted(tmp_path: Path) -> None:
+    """It generates an admin token, which it shows once, and which opens."""
+    with SarkService(tmp_path, SARK_HOST=EVERYWHERE, SARK_ALLOW_ANONYMOUS="true") as service:
         assert service.stdout.count(service.run_file["admin_token"]) == 1
         assert service.run_file["admin_token"] not in service.stderr
-        async with http_client(service) as http:
+        async with http_client(f"http://127.0.0.1:{service.port}") as http:
             async with http.get("/v1/status", headers=service.admin) as response:
                 assert response.status == 200
             async with http.get("/v1/status") as response:
                 await assert_problem(response, 401, "unauthenticated")
-
-
-EVERYWHERE = "0.0.0.0"  # noqa: S104 - meant
-
-
-async def test_a_service_for_others_starts_when_that_is_wanted(tmp_path: Path) -> None:
-    with SarkService(tmp_path, SARK_HOST=EVERYWHERE, SARK_ALLOW_ANONYMOUS="true") as service:
-        async with (
-            http_client(f"http://127.0.0.1:{service.port}") as http,
-            http.get("/health/ready") as response,
-        ):
-            assert response.status == 200
 
 
 class TestCredential:

@@ -9,10 +9,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import (
+    asynccontextmanager,
+    contextmanager,
+    redirect_stderr,
+    redirect_stdout,
+    suppress,
+)
+from io import StringIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
+from unittest.mock import patch
 
 import aiohttp
 import valkey
@@ -26,6 +34,7 @@ __all__ = [
     "SARK",
     "SarkService",
     "assert_problem",
+    "call_sark",
     "environment",
     "http_client",
     "run_sark",
@@ -96,6 +105,27 @@ def run_sark(
         timeout=timeout,
         check=False,
     )
+
+
+def call_sark(*arguments: str, **variables: object) -> subprocess.CompletedProcess[str]:
+    """Run a ``sark`` command in this process, which saves half a second of imports.
+
+    Not for commands that configure logs or handle signals.
+    """
+    from sark.cli import main
+
+    out, err, code = StringIO(), StringIO(), 0
+    with (
+        patch.dict(os.environ, environment(**variables), clear=True),
+        patch.object(sys, "argv", ["sark", *arguments]),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        try:
+            main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 class SarkService:
