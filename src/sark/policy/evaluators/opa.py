@@ -34,6 +34,7 @@ from sark.policy.evaluators.opa_answers import (
 )
 from sark.policy.evaluators.opa_breaker import Breaker, BreakerState, Permit
 from sark.policy.evaluators.opa_transport import OpaEndpoint, OpaTransport, OpaUnreachableError
+from sark.store import Deadline
 
 __all__ = ["OpaHttp", "RevisionChanged"]
 
@@ -207,7 +208,7 @@ class OpaHttp:
         permit = self._admit()
         deadline = asyncio.get_running_loop().time() + self._timeout
         try:
-            async with asyncio.timeout_at(deadline):
+            with Deadline(deadline):
                 received = await _persist(send, deadline, 0 if permit.is_probe else MOST_RETRIES)
         except TimeoutError:
             raise self._failed(permit, EvaluationError(self._too_late())) from None
