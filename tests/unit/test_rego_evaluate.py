@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from sark.errors import EvaluationError
+from sark.errors import EvaluationError, PolicyError
 from sark.policy import Decision, Question
 from sark.policy.evaluators import EmbeddedRego
 
@@ -201,3 +201,18 @@ def test_engines_of_evaluators_that_ended_do_not_pile_up(tmp_path: Path) -> None
         EmbeddedRego(tmp_path, ("authz",))
         gc.collect()
     assert sum(owner() is None for owner, _ in embedded_rego._engines.__dict__.values()) <= 1
+
+
+@pytest.mark.parametrize("rules", ["decision := {", "decision := q", "verdict := 1"])
+def test_a_refused_policy_may_be_forgotten_by_any_thread(tmp_path: Path, rules: str) -> None:
+    (tmp_path / "a.rego").write_text(HEAD + rules)
+    kept: list[object] = []
+    with pytest.raises(PolicyError) as caught:
+        EmbeddedRego(tmp_path, ("authz",))
+    kept += [caught.value, kept]  # its traceback, in a cycle that only the collector breaks
+    del caught, kept
+
+    thread = threading.Thread(target=gc.collect)
+    thread.start()
+    thread.join(10)
+    gc.collect()
