@@ -34,8 +34,8 @@ from tests.support.servers import ValkeyServer
 
 BUDGET = 0.25
 # What a busy machine may add to a budget.
-MARGIN = 0.5
-AT_ONCE = 0.1
+MARGIN = 1.0
+AT_ONCE = 0.2
 
 Servers = Callable[..., ValkeyServer]
 
@@ -51,11 +51,14 @@ async def outcome(gateway: Gateway, **fields: Any) -> tuple[Answer | SarkError, 
     return came, loop.time() - began
 
 
-async def heals(gateway: Gateway) -> None:
-    async def answered() -> bool:
-        return isinstance((await outcome(gateway))[0], Answer)
+async def answers(gateway: Gateway, *, cached: bool = False) -> None:
+    """Wait until it answers: warm at the beginning, healed at the end."""
 
-    await until(answered, within=10, what="the gateway answers again")
+    async def answered() -> bool:
+        came, _ = await outcome(gateway)
+        return isinstance(came, Answer) and bool(came.cached) >= cached
+
+    await until(answered, within=10, what="the gateway answers")
 
 
 async def test_a_server_that_hangs_costs_the_budget_and_soon_nothing(
@@ -65,7 +68,8 @@ async def test_a_server_that_hangs_costs_the_budget_and_soon_nothing(
     hub, changes = Hub(), list[GuardChanged]()
     hub.on(GuardChanged, changes.append)
     async with open_gateway(own.url, budget=BUDGET, limit=Limit(1000), hub=hub) as gateway:
-        await gateway.authorize(ask())
+        await answers(gateway, cached=True)
+        changes.clear()
         with own.paused():
             for turn in range(FAILURES_TO_OPEN):
                 came, seconds = await outcome(gateway)
@@ -76,9 +80,8 @@ async def test_a_server_that_hangs_costs_the_budget_and_soon_nothing(
             assert all(isinstance(came, StoreUnavailableError) for came, _ in outcomes)
             assert max(seconds for _, seconds in outcomes) < AT_ONCE
             assert [change.is_open for change in changes] == [True]
-        await heals(gateway)
+        await answers(gateway)
         assert [change.is_open for change in changes] == [True, False]
-        assert (await gateway.authorize(ask("bob"))).cached is False
 
 
 async def test_a_crowd_that_meets_a_hanging_server_waits_no_longer_than_one(
@@ -86,20 +89,19 @@ async def test_a_crowd_that_meets_a_hanging_server_waits_no_longer_than_one(
 ) -> None:
     own = private_server()
     async with open_gateway(own.url, budget=BUDGET, valkey_pool_size=4) as gateway:
-        await gateway.authorize(ask())
+        await answers(gateway)
         with own.paused():
             outcomes = await asyncio.gather(*(outcome(gateway) for _ in range(60)))
             assert all(isinstance(came, StoreError) for came, _ in outcomes)
             assert max(seconds for _, seconds in outcomes) < BUDGET + MARGIN
-        await heals(gateway)
+        await answers(gateway)
         assert gateway.store.state.pool_stats().in_use == 0
 
 
 async def test_a_dead_server_means_no_answer_until_it_is_back(private_server: Servers) -> None:
     own = private_server()
     async with open_gateway(own.url, budget=BUDGET) as gateway:
-        assert not (await gateway.authorize(ask())).cached
-        assert (await gateway.authorize(ask())).cached
+        await answers(gateway, cached=True)
         own.kill()
         for _ in range(FAILURES_TO_OPEN + 1):
             came, seconds = await outcome(gateway)
@@ -109,7 +111,7 @@ async def test_a_dead_server_means_no_answer_until_it_is_back(private_server: Se
         assert isinstance(came, StoreUnavailableError)
         assert seconds < AT_ONCE
         own.start()
-        await heals(gateway)
+        await answers(gateway)
         assert_account_is_exact(own)
 
 
@@ -156,12 +158,9 @@ async def test_nothing_is_answered_without_its_event(
         FaultProxy(own.host, own.port) as proxy,
         open_gateway(proxy.url(own.password), budget=BUDGET, hub=hub) as gateway,
     ):
-        if cached:
-            await gateway.authorize(ask())
-        else:
-            await gateway.authorize(ask("bob"))
+        await answers(gateway, cached=True)
         armed = True
-        came, seconds = await outcome(gateway)
+        came, seconds = await outcome(gateway, action="server:read" if cached else "server:list")
         armed = False
         assert isinstance(came, AuditError)
         assert came.retry_after >= 1
@@ -170,7 +169,7 @@ async def test_nothing_is_answered_without_its_event(
             own.start()
         own.resume()
         await proxy.forward()
-        await heals(gateway)
+        await answers(gateway)
     assert_account_is_exact(own)
 
 
@@ -180,8 +179,9 @@ async def test_a_refusal_that_cannot_be_recorded_is_an_audit_error(
     own = private_server()
     async with (
         FaultProxy(own.host, own.port) as proxy,
-        open_gateway(proxy.url(own.password), limit=Limit(1), budget=BUDGET) as gateway,
+        open_gateway(proxy.url(own.password), limit=Limit(1), budget=1.0) as gateway,
     ):
+        await gateway.authorize(ask("bob"))
         await gateway.authorize(ask())
         read = gateway._limiter.read
 
@@ -193,7 +193,7 @@ async def test_a_refusal_that_cannot_be_recorded_is_an_audit_error(
             patch.setattr(gateway._limiter, "read", read_and_cut)
             came, seconds = await outcome(gateway)
         assert isinstance(came, AuditError)
-        assert seconds < BUDGET + MARGIN
+        assert seconds < 1.0 + MARGIN
         await proxy.forward()
 
         async def refused() -> bool:
@@ -205,7 +205,7 @@ async def test_a_refusal_that_cannot_be_recorded_is_an_audit_error(
 async def test_connections_that_break_under_load_lose_no_recorded_answer(
     server: ValkeyServer,
 ) -> None:
-    answers: list[Answer] = []
+    given: list[Answer] = []
     async with (
         FaultProxy(server.host, server.port) as proxy,
         open_gateway(proxy.url(server.password), budget=5) as gateway,
@@ -218,7 +218,7 @@ async def test_connections_that_break_under_load_lose_no_recorded_answer(
                 turn += 1
                 came, _ = await outcome(gateway, user_id=f"u-{number}", resource=f"r-{turn % 7}")
                 if isinstance(came, Answer):
-                    answers.append(came)
+                    given.append(came)
                 else:
                     await asyncio.sleep(0)  # what is refused at once lets nobody else run
 
@@ -226,13 +226,13 @@ async def test_connections_that_break_under_load_lose_no_recorded_answer(
         for number in range(1, 11):
             goal = number * 40
             await until(
-                lambda goal=goal: len(answers) >= goal, within=10, what=f"{goal} answers came"
+                lambda goal=goal: len(given) >= goal, within=10, what=f"{goal} answers came"
             )
             await proxy.drop()
         over = True
         await asyncio.gather(*callers)
     recorded = {event["id"] for event in queued(server)}
-    assert {answer.decision_id for answer in answers} <= recorded
+    assert {answer.decision_id for answer in given} <= recorded
     assert_account_is_exact(server)
 
 
@@ -242,17 +242,24 @@ async def test_a_request_is_charged_at_most_once(private_server: Servers) -> Non
         FaultProxy(own.host, own.port) as proxy,
         open_gateway(proxy.url(own.password), limit=Limit(1000), budget=BUDGET) as gateway,
     ):
-        attempts = 0
+        attempts = answered = 0
+
+        async def attempt() -> bool:
+            nonlocal attempts, answered
+            attempts += 1
+            given = isinstance((await outcome(gateway))[0], Answer)
+            answered += given
+            return given
+
         for _ in range(5):
-            await gateway.authorize(ask())
-            call = asyncio.create_task(outcome(gateway))
-            await asyncio.sleep(0)
+            await until(attempt, within=10, what="the gateway answers")
+            call = asyncio.create_task(attempt())
+            await asyncio.sleep(0)  # lets it send
             await proxy.drop()
             await call
-            attempts += 2
         with own.client() as client:
             reply: Any = client.get("ratelimit:user:alice:60")
-        assert 5 <= int(reply) <= attempts
+        assert answered <= int(reply) <= attempts
 
 
 async def test_without_its_cache_server_the_gateway_evaluates(
@@ -261,15 +268,15 @@ async def test_without_its_cache_server_the_gateway_evaluates(
     own = private_server()
     evaluator = Scripted()
     async with open_gateway(server.url, evaluator, cache_url=own.url, budget=2 * BUDGET) as gateway:
-        await gateway.authorize(ask())
-        assert (await gateway.authorize(ask())).cached
+        await answers(gateway, cached=True)
+        evaluator.asked.clear()
         own.kill()
         for turn in range(FAILURES_TO_OPEN + 2):
             came, seconds = await outcome(gateway)
             assert isinstance(came, Answer)
             assert (came.allow, came.cached, came.ttl) == (True, False, 0)
             assert seconds < 2 * BUDGET + MARGIN
-            assert len(evaluator.asked) == turn + 2
+            assert len(evaluator.asked) == turn + 1
         _, seconds = await outcome(gateway)
         assert seconds < AT_ONCE
         own.start()
@@ -285,7 +292,8 @@ async def test_a_cache_server_that_hangs_costs_time_and_no_answer(
 ) -> None:
     own = private_server()
     async with open_gateway(server.url, cache_url=own.url, budget=2 * BUDGET) as gateway:
-        await gateway.authorize(ask())
+        await answers(gateway)
+        before = len(queued(server))
         with own.paused():
             for _ in range(FAILURES_TO_OPEN):
                 came, seconds = await outcome(gateway)
@@ -294,7 +302,7 @@ async def test_a_cache_server_that_hangs_costs_time_and_no_answer(
             came, seconds = await outcome(gateway)
             assert isinstance(came, Answer)
             assert seconds < AT_ONCE
-    assert len(queued(server)) == FAILURES_TO_OPEN + 2
+    assert len(queued(server)) == before + FAILURES_TO_OPEN + 1
 
 
 async def test_without_its_state_server_the_gateway_answers_nothing(
@@ -305,18 +313,18 @@ async def test_without_its_state_server_the_gateway_answers_nothing(
     async with open_gateway(
         own.url, evaluator, cache_url=server.url, limit=Limit(1000), budget=BUDGET
     ) as gateway:
-        await gateway.authorize(ask())
-        assert (await gateway.authorize(ask())).cached
+        await answers(gateway, cached=True)
+        evaluator.asked.clear()
         own.kill()
         for _ in range(FAILURES_TO_OPEN + 2):
             came, seconds = await outcome(gateway)
             assert isinstance(came, StoreError)
             assert seconds < BUDGET + MARGIN
-        assert len(evaluator.asked) == 1
+        assert evaluator.asked == []
         own.start()
-        await heals(gateway)
+        await answers(gateway)
         # The new server never knew the tokens, so what the cache still holds is worth nothing.
-        assert len(evaluator.asked) == 2
+        assert evaluator.asked
 
 
 async def test_an_evaluation_during_a_restart_is_never_served(private_server: Servers) -> None:
