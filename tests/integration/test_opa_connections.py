@@ -91,7 +91,8 @@ async def test_no_proxy_and_no_password_file_is_used(
 
 async def test_cookies_are_not_kept(server: OpaServer) -> None:
     server.always = says(b'{"result":{"allow":true}}', **{"Set-Cookie": "a=b"})
-    async with OpaHttp(OpaEndpoint(server.url)) as opa:
+    # Cookies of bare addresses are never kept.
+    async with OpaHttp(OpaEndpoint(server.url.replace("127.0.0.1", "localhost"))) as opa:
         await opa.evaluate("full", INPUT)
         await opa.evaluate("full", INPUT)
     assert all("Cookie" not in seen.headers for seen in server.seen)
@@ -350,7 +351,11 @@ async def test_an_unknown_host_is_not_up() -> None:
 
 
 async def test_something_else_than_http_stops_the_start() -> None:
+    asked = 0
+
     async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
         await reader.read(1)
         writer.write(b"-ERR unknown command s3cret\r\n")
         await writer.drain()
@@ -360,3 +365,4 @@ async def test_something_else_than_http_stops_the_start() -> None:
         port = listener.sockets[0].getsockname()[1]
         with pytest.raises(ConfigurationError, match=r"^OPA_URL: OPA: its answer is not HTTP$"):
             await OpaHttp(OpaEndpoint(f"http://127.0.0.1:{port}")).start()
+    assert asked == 1, "it is not tried again"

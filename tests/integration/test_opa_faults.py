@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from pydantic import SecretStr
 
 from sark.errors import ConfigurationError, EvaluationError
 from sark.events import EvaluatorBreakerChanged, Hub
+from sark.policy.evaluators import opa as evaluator
 from sark.policy.evaluators import opa_breaker
 from sark.policy.evaluators.opa import OpaHttp
 from sark.policy.evaluators.opa_transport import OpaEndpoint
@@ -21,7 +23,6 @@ from tests.support.opa import (
     cut,
     cut_midway,
     flood,
-    late,
     says,
     slow,
     status,
@@ -33,6 +34,7 @@ TIMEOUT = 0.6
 SLACK = 0.5
 INPUT = b'{"action":"server:read","context":{"k":"s3cret-input"},"resource":"r","user_id":"u"}'
 TOKEN = "s3cret-token"
+ZIPPED = gzip.compress(b'{"result":{"allow":true}}')
 
 
 @pytest.fixture
@@ -111,7 +113,7 @@ async def test_what_may_pass_is_tried_again(
         (says(b'{"result":' + b"[" * 100_000), ", but not in OPA's form"),
         (says(b'{"provenance":{"bundles":{"a":7}}}'), ", but not in OPA's form"),
         (says(b"\xff\xfe"), ", but not in OPA's form"),
-        (says(b"\x1f\x8b", **{"Content-Encoding": "gzip"}), ", but not in OPA's form"),
+        (says(ZIPPED, **{"Content-Encoding": "gzip"}), ", but not in OPA's form"),
     ],
 )
 async def test_what_will_not_pass_is_not_tried_again(
@@ -137,6 +139,13 @@ async def test_a_huge_answer_is_refused(opa: OpaHttp, server: OpaServer, fault: 
     assert server.connections == 2, "the rest of the answer is not waited for"
 
 
+async def test_huge_answers_never_open_the_breaker(opa: OpaHttp, server: OpaServer) -> None:
+    server.always = says(b" " * (2**20 + 1))
+    for _ in range(opa_breaker.FAILURES_TO_OPEN + 1):
+        assert await failure(opa) == "OPA answers more than 1048576 bytes"
+    assert opa.breaker == "closed"
+
+
 async def test_a_large_answer_within_the_bound_is_read(opa: OpaHttp, server: OpaServer) -> None:
     body = b'{"result":{"allow":true}}'
     server.faults = [says(body + b" " * (2**20 - len(body)))]
@@ -157,9 +166,14 @@ async def test_retries_end_before_the_deadline(
     assert 2 <= len(server.seen) <= 5
 
 
-async def test_no_retry_begins_that_could_not_end(opa: OpaHttp, server: OpaServer) -> None:
-    server.faults = [late(TIMEOUT - 0.01, status(503)), status(503)]
-    await failure(opa)
+async def test_no_retry_begins_that_could_not_end(
+    opa: OpaHttp, server: OpaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluator, "FIRST_RETRY_SECONDS", 4 * TIMEOUT)
+    server.always = status(503)
+    started = time.monotonic()
+    assert await failure(opa) == "OPA: a proxy answers 503"
+    assert time.monotonic() - started < TIMEOUT, "it does not wait for what it will not do"
     assert len(server.seen) == 1
 
 
@@ -263,6 +277,17 @@ async def test_one_probe_at_a_time(opa: OpaHttp, server: OpaServer) -> None:
     assert sum(results) == 1
     assert len(server.seen) == 1
     assert str(opa.breaker) == "closed"
+
+
+@pytest.mark.usefixtures("brief_pauses")
+async def test_a_probe_is_not_tried_again(opa: OpaHttp, server: OpaServer) -> None:
+    await open_breaker(opa, server)
+    server.always = status(503)
+    server.seen.clear()
+    await asyncio.sleep(0.11)
+    assert await failure(opa) == "OPA: a proxy answers 503"
+    assert len(server.seen) == 1
+    assert opa.breaker == "open"
 
 
 @pytest.mark.usefixtures("brief_pauses")

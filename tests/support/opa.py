@@ -278,16 +278,6 @@ def slow(seconds: float) -> Fault:
     return fault
 
 
-def late(seconds: float, fault: Fault) -> Fault:
-    """Let something else happen late."""
-
-    async def fault_later(request: web.Request) -> web.StreamResponse | None:
-        await asyncio.sleep(seconds)
-        return await fault(request)
-
-    return fault_later
-
-
 def status(code: int, body: str = "") -> Fault:
     """Answer with a status."""
 
