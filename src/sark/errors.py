@@ -14,6 +14,7 @@
     │   │   └── PoolExhaustedError  no connection came free in time
     │   ├── StoreTimeoutError       no answer within the budget; whether it happened is unknown
     │   ├── ConnectionLostError     the connection broke after sending; likewise unknown
+    │   ├── ReplicationError        written, but fewer replicas than required have it
     │   └── StoreCommandError       the server answered with an error
     ├── EvaluationError             the policy engine failed; never cached, always a denial
     ├── LimitExceededError          a rate limit refused the request
@@ -36,6 +37,7 @@ __all__ = [
     "PolicyError",
     "PoolExhaustedError",
     "QueueFullError",
+    "ReplicationError",
     "SarkError",
     "SettingsError",
     "StoreCommandError",
@@ -114,6 +116,10 @@ class ConnectionLostError(StoreError):
 
 class StoreCommandError(StoreError):
     """The server answered with an error, for instance ``OOM`` or ``WRONGTYPE``."""
+
+
+class ReplicationError(StoreError):
+    """The primary has the write, but too few replicas acknowledged it: a failover may lose it."""
 
 
 class EvaluationError(SarkError):

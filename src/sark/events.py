@@ -18,6 +18,7 @@ __all__ = [
     "AuditRefused",
     "CacheWriteFailed",
     "Decided",
+    "Enforced",
     "EvaluationFailed",
     "EvaluatorBreakerChanged",
     "Event",
@@ -26,12 +27,13 @@ __all__ = [
     "Hub",
     "LimitRefused",
     "Looked",
+    "NearCacheChanged",
     "RoundTrip",
     "ScriptLoaded",
 ]
 
 CacheMiss = Literal["absent", "stale", "corrupt", "unavailable"]
-LookupResult = Literal["hit"] | CacheMiss
+LookupResult = Literal["hit", "near"] | CacheMiss
 CallResult = Literal["ok", "error", "timeout", "lost", "unavailable"]
 
 
@@ -96,6 +98,24 @@ class EvaluationFailed(Event, frozen=True):
 
     policy: str
     reason: str
+
+
+class Enforced(Event, frozen=True):
+    """An invalidation took effect in this process: its near cache serves nothing older.
+
+    Attributes:
+        scope: What was revoked.
+        seconds: Since the server wrote it, by the server's clock as estimated here.
+    """
+
+    scope: str
+    seconds: float
+
+
+class NearCacheChanged(Event, frozen=True):
+    """The near cache began to serve, or stepped aside because its feed was lost."""
+
+    serving: bool
 
 
 class Decided(Event, frozen=True):

@@ -9,6 +9,8 @@
 
 All round trips of a request share one budget. The time that an evaluation takes is not part of
 it: the evaluator has a deadline of its own. No answer leaves before its audit event was accepted.
+A decision of the near cache leaves out only its own read: round trip 1 still brings the current
+generations, and the near decision is used only if they are the ones that it was made under.
 """
 
 from __future__ import annotations
@@ -20,13 +22,12 @@ from typing import Any, Literal
 
 import msgspec
 
-from sark.errors import EvaluationError, LimitExceededError, UnknownPolicyError
-from sark.events import Decided, EvaluationFailed, LimitRefused, Looked
-from sark.policy import CachedDecision, Decision, Found, PolicyCache, Question
-from sark.policy.cache import judge
-from sark.policy.evaluators import Evaluator
-from sark.policy.generations import GENERATION_FRAGMENTS, fresh_nonce
-from sark.policy.question import JsonValue, check_text
+from sark.errors import LimitExceededError, UnknownPolicyError
+from sark.events import Decided, LimitRefused, Looked, LookupResult
+from sark.policy import Found, JsonValue, Question
+from sark.policy.decisions import Consistency, Decisions, Glance, Outcome
+from sark.policy.generations import LOOKUP_FRAGMENTS, fresh_nonce
+from sark.policy.question import check_text
 from sark.ratelimit import Charge, Identity, LimitState, RateLimiter
 from sark.ratelimit.limits import CHARGE_FRAGMENT
 from sark.siem import AuditEvent, EventQueue, Refusals, new_event_id, now
@@ -34,15 +35,15 @@ from sark.store import Argument, Store, load_script
 
 __all__ = ["Answer", "Gateway", "Request"]
 
-# The clock and the generations come first: fragments may use what stands before them.
+# The clock and the tokens come first: fragments may use what stands before them.
 _AUTHORIZE = load_script(
-    "gateway.authorize", *GENERATION_FRAGMENTS, CHARGE_FRAGMENT, ("sark", "authorize.lua")
+    "gateway.authorize", *LOOKUP_FRAGMENTS, CHARGE_FRAGMENT, ("sark", "authorize.lua")
 )
 
-REASON_UNDEFINED = "undefined"
-REASON_EVALUATION_FAILED = "evaluation_failed"
 REASON_UNAUTHENTICATED = "unauthenticated"
 UNAUTHENTICATED_WINDOW_SECONDS = 60
+
+Cached = Literal["valkey", "near", False]
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -56,6 +57,9 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         ip: Address of the acting user, for the rate limit.
         api_key_id: Id of the api key in use, for the rate limit.
         policy: Which policy decides; the first of ``SARK_POLICIES`` when left out.
+        consistency: ``fast`` (any valid decision, the default), ``fresh`` (none from before the
+            change that ``freshness`` names) or ``full`` (evaluated now).
+        freshness: What an invalidation returned.
     """
 
     user_id: str
@@ -65,6 +69,8 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     ip: str | None = None
     api_key_id: str | None = None
     policy: str | None = None
+    consistency: Consistency | None = None
+    freshness: str | None = None
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -75,7 +81,7 @@ class Answer(msgspec.Struct, frozen=True):
         reason: Why.
         decision_id: Id of the audit event.
         policy: Which policy decided.
-        cached: ``valkey`` when the decision came from the cache, else False.
+        cached: ``valkey`` or ``near`` when the decision came from a cache, else False.
         ttl: Seconds that the decision stays cached; 0 when it is not.
         limits: Each identity's window after this request.
     """
@@ -84,19 +90,9 @@ class Answer(msgspec.Struct, frozen=True):
     reason: str
     decision_id: str
     policy: str
-    cached: Literal["valkey", "near", False]
+    cached: Cached
     ttl: int
     limits: tuple[LimitState, ...]
-
-
-class _Outcome(msgspec.Struct, frozen=True):
-    """A decision on its way to the audit event and the answer."""
-
-    allow: bool
-    reason: str
-    source: Literal["valkey", "evaluated", "failed", "undefined"]
-    ttl: int = 0
-    to_store: Decision | None = None
 
 
 class Gateway:
@@ -105,12 +101,10 @@ class Gateway:
     Args:
         store: The servers.
         policies: Names of the policies that are served, the default first.
-        evaluator: Decides what the cache does not know.
-        cache: The decision cache.
+        decisions: Decides by policy.
         limiter: The rate limits.
         queue: Takes the audit events.
         budget: Seconds for all round trips of one request.
-        evaluator_timeout: Seconds for one evaluation.
     """
 
     def __init__(
@@ -118,22 +112,18 @@ class Gateway:
         store: Store,
         *,
         policies: Sequence[str],
-        evaluator: Evaluator,
-        cache: PolicyCache,
+        decisions: Decisions,
         limiter: RateLimiter,
         queue: EventQueue,
         budget: float,
-        evaluator_timeout: float,
     ) -> None:
         self.store = store
         self.policies = tuple(policies)
-        self.evaluator = evaluator
-        self.cache = cache
+        self.decisions = decisions
         self.queue = queue
         self.refusals = Refusals(store, queue.bounds)
         self._limiter = limiter
         self._budget = budget
-        self._evaluator_timeout = evaluator_timeout
 
     async def authorize(self, request: Request) -> Answer:
         """Decide a request, and record the answer before returning it.
@@ -152,20 +142,21 @@ class Gateway:
         """
         started = perf_counter()
         question, identities = self._check(request)
+        plan = self.decisions.plan(request.consistency, request.freshness)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._budget
-        charge, found = await self._round_trip(question, identities, deadline)
+        glance = self.decisions.glance(question, use_entry=plan.consistency == "fast")
+        charge, found = await self._round_trip(question, identities, glance, deadline)
         if found is None:
             raise await self._refuse(request, question, charge, deadline)
-        if found.decision is not None:
-            outcome = _cached(found.decision)
-        else:
-            before = loop.time()
-            outcome = await self._evaluate(question)
-            deadline += loop.time() - before
-        cached: Literal["valkey", False] = "valkey" if outcome.source == "valkey" else False
+        before = loop.time()
+        outcome = await self.decisions.settle(question, plan, glance, found)
+        self.store.hub.emit(Looked(question.policy, _looked(outcome, glance, found)))
+        deadline += loop.time() - before
+        cached: Cached = outcome.source if outcome.source in {"valkey", "near"} else False
         event = _event(request, question, allow=outcome.allow, reason=outcome.reason, cached=cached)
-        ttl = await self._record(event, question, outcome, found.stamp, deadline)
+        await self.queue.append(event, deadline=deadline)
+        ttl = await _ttl(outcome)
         seconds = perf_counter() - started
         self.store.hub.emit(Decided(question.policy, outcome.allow, outcome.source, seconds))
         return Answer(
@@ -226,73 +217,42 @@ class Gateway:
         return question, identities
 
     async def _round_trip(
-        self, question: Question, identities: Sequence[Identity], deadline: float
+        self,
+        question: Question,
+        identities: Sequence[Identity],
+        glance: Glance,
+        deadline: float,
     ) -> tuple[Charge, Found | None]:
         """Charge and look up; no ``Found`` when a limit refused."""
+        cache = self.decisions.cache
+        revision = self.decisions.revision
         keys = self._limiter.keys(identities)
         arguments: list[Argument] = [
             len(keys),
             fresh_nonce(),
-            self.cache.generations.user_token_ttl_ms,
+            cache.generations.user_token_ttl_ms,
             *self._limiter.arguments(identities),
         ]
-        keys += self.cache.generation_keys(question)
-        revision = self.evaluator.revision
-        cached = None
-        if self.store.shared:
-            keys.append(self.cache.decision_key(question))
-            reply = await self.store.state.run(_AUTHORIZE, keys, arguments, deadline=deadline)
+        keys += cache.generation_keys(question)
+        state = self.store.state
+        if glance.entry is not None:
+            # The tokens judge what is at hand; there is nothing to read.
+            reply = await state.run(_AUTHORIZE, keys, arguments, deadline=deadline)
+            cached: list[Any] | None = [None, -2]
+        elif self.store.shared:
+            keys.append(cache.decision_key(question))
+            reply = await state.run(_AUTHORIZE, keys, arguments, deadline=deadline)
+            cached = reply.value[1][3:] if len(reply.value) > 1 else None
         else:
             reply, cached = await asyncio.gather(
-                self.store.state.run(_AUTHORIZE, keys, arguments, deadline=deadline),
+                state.run(_AUTHORIZE, keys, arguments, deadline=deadline),
                 # A cache that hangs must leave time to record what is then evaluated.
-                self.cache.read(question, deadline=deadline - self._budget / 2),
+                cache.read(question, deadline=deadline - self._budget / 2),
             )
         charge = self._limiter.read(identities, reply.value[0])
         if not charge.admitted:
             return charge, None
-        lookup: list[Any] = reply.value[1]
-        if self.store.shared:
-            found = judge(lookup, reply.run_id, revision)
-        else:
-            found = self.cache.judge_split(lookup, cached, reply.run_id, revision)
-        self.store.hub.emit(Looked(question.policy, found.result))
-        return charge, found
-
-    async def _evaluate(self, question: Question) -> _Outcome:
-        """Ask the policy engine; whatever goes wrong there is a denial that is not kept."""
-        policy = question.policy
-        try:
-            async with asyncio.timeout(self._evaluator_timeout):
-                decision = await self.evaluator.evaluate(policy, question.input)
-        except (EvaluationError, TimeoutError) as error:
-            reason = str(error) or f"no decision within {self._evaluator_timeout} s"
-            self.store.hub.emit(EvaluationFailed(policy, reason))
-            return _Outcome(allow=False, reason=REASON_EVALUATION_FAILED, source="failed")
-        if decision is None:
-            return _Outcome(allow=False, reason=REASON_UNDEFINED, source="undefined")
-        return _Outcome(decision.allow, decision.reason, "evaluated", to_store=decision)
-
-    async def _record(
-        self,
-        event: AuditEvent,
-        question: Question,
-        outcome: _Outcome,
-        stamp: str,
-        deadline: float,
-    ) -> int:
-        """Append the event, and store a new decision meanwhile; returns the decision's TTL."""
-        if outcome.to_store is None:
-            await self.queue.append(event, deadline=deadline)
-            return outcome.ttl
-        put = asyncio.create_task(
-            self.cache.put(question, outcome.to_store, stamp, deadline=deadline)
-        )
-        try:
-            await self.queue.append(event, deadline=deadline)
-        finally:
-            ttl = await put
-        return ttl
+        return charge, cache.judge_split(reply.value[1], cached, reply.run_id, revision)
 
     async def _refuse(
         self, request: Request, question: Question, charge: Charge, deadline: float
@@ -316,8 +276,16 @@ class Gateway:
         )
 
 
-def _cached(decision: CachedDecision) -> _Outcome:
-    return _Outcome(decision.allow, decision.reason, "valkey", decision.ttl)
+def _looked(outcome: Outcome, glance: Glance, found: Found) -> LookupResult:
+    """Name how the look-up ended, counting both caches as one."""
+    if outcome.source == "near":
+        return "near"
+    return found.result if glance.entry is None else "stale"
+
+
+async def _ttl(outcome: Outcome) -> int:
+    """Seconds that a decision is kept; waits until a new one has been stored."""
+    return outcome.ttl if outcome.flight is None else await outcome.flight.ttl()
 
 
 def _event(
@@ -327,7 +295,7 @@ def _event(
     allow: bool,
     reason: str,
     kind: Literal["decision", "refusal"] = "decision",
-    cached: Literal["valkey", False] = False,
+    cached: Cached = False,
 ) -> AuditEvent:
     return AuditEvent(
         id=new_event_id(),

@@ -293,9 +293,21 @@ class Keyspace:
         cluster: Put hash tags in the names, so that what one script touches shares a slot.
     """
 
-    __slots__ = ("_breaker", "_siem", "_tag", "cluster", "policy_generation", "siem_account",
-                 "siem_event_queue", "siem_failed_events", "siem_leases", "siem_refusal_counts",
-                 "siem_refusals", "siem_refusals_due")  # fmt: skip
+    __slots__ = (
+        "_siem",
+        "_tag",
+        "cluster",
+        "generation_prefixes",
+        "policy_changes",
+        "policy_generation",
+        "siem_account",
+        "siem_event_queue",
+        "siem_failed_events",
+        "siem_leases",
+        "siem_refusal_counts",
+        "siem_refusals",
+        "siem_refusals_due",
+    )
 
     def __init__(self, *, cluster: bool = False) -> None:
         self.cluster = cluster
@@ -303,6 +315,13 @@ class Keyspace:
         siem = self._tag % "siem"
         self._siem = siem
         self.policy_generation = "policy:generation"
+        # A channel, not a key: each invalidation is published there with its token.
+        self.policy_changes = "policy:changes"
+        self.generation_prefixes = (
+            "policy:generation",
+            "policy:version:",
+            "policy:user_version:",
+        )
         self.siem_event_queue = f"{siem}:event_queue"
         self.siem_failed_events = f"{siem}:failed_events"
         self.siem_leases = f"{siem}:leases"

@@ -15,11 +15,18 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sark.errors import ConfigurationError
+from sark.errors import ConfigurationError, SettingsError
 from sark.events import Hub
 from sark.gateway import Answer, Gateway, Request
+from sark.keyring import mac_key
 from sark.policy import PolicyCache, TtlTiers
+from sark.policy.decisions import Decisions
+from sark.policy.evaluation import Evaluations
 from sark.policy.evaluators import EmbeddedRego, Evaluator
+from sark.policy.freshness import FreshnessSigner
+from sark.policy.generations import Generations
+from sark.policy.near import NearCache
+from sark.policy.near_feed import NearFeed
 from sark.ratelimit import Limit, RateLimiter
 from sark.settings import Settings
 from sark.siem import EventQueue, QueueBounds
@@ -83,8 +90,13 @@ async def open_runtime(
             await stack.enter_async_context(embedded)
             topology = Topology.single(embedded.url)
         store = await stack.enter_async_context(Store(topology, settings, hub))
-        gateway = _gateway(settings, store, evaluator)
+        decisions = _decisions(settings, store, evaluator)
+        gateway = _gateway(settings, store, decisions)
         stack.push_async_callback(gateway.queue.close)
+        stack.push_async_callback(decisions.evaluations.close)
+        if decisions.near is not None:
+            decisions.near.start()
+            stack.push_async_callback(decisions.near.close)
         await stack.enter_async_context(_background(gateway))
         yield Runtime(settings, hub, store, gateway, policy_dir, embedded)
 
@@ -102,21 +114,69 @@ def policy_directory(settings: Settings) -> Path:
     raise ConfigurationError("SARK_POLICY_DIR is not set: name the directory of the Rego policies")
 
 
-def _gateway(settings: Settings, store: Store, evaluator: Evaluator) -> Gateway:
+def key_directory(settings: Settings) -> Path:
+    """Find the folder of secret keys.
+
+    Raises:
+        SettingsError: It must be named, because other processes have to use the same one.
+    """
+    if settings.key_dir is not None:
+        return settings.key_dir
+    if settings.valkey_url is None:
+        return settings.data_dir / "keys"
+    raise SettingsError(
+        "SARK_KEY_DIR: got nothing, expected the folder of the keys that all processes of this "
+        "deployment share, because VALKEY_URL is set (an empty folder is filled)"
+    )
+
+
+def _decisions(settings: Settings, store: Store, evaluator: Evaluator) -> Decisions:
+    tiers = TtlTiers(settings.ttl_high, settings.ttl_medium, settings.ttl_low)
+    signer = FreshnessSigner(mac_key(key_directory(settings)))
+    generations = Generations(
+        store,
+        signer=signer,
+        user_token_ttl=2 * tiers.longest,
+        replicas=settings.effective_wait_replicas,
+    )
+    cache = PolicyCache(
+        store,
+        generations,
+        tiers,
+        key_form=settings.cache_key,
+        jitter=settings.ttl_jitter,
+    )
+    timeout = settings.evaluator_timeout_ms / 1000
+    return Decisions(
+        cache,
+        _near_feed(settings, store),
+        Evaluations(evaluator, timeout=timeout, hub=store.hub),
+        signer,
+    )
+
+
+def _near_feed(settings: Settings, store: Store) -> NearFeed | None:
+    if not settings.near_cache_entries:
+        return None
+    near = NearCache(
+        max_entries=settings.near_cache_entries,
+        max_bytes=settings.near_cache_bytes,
+        generation_key=store.keys.policy_generation,
+    )
+    return NearFeed(store, near, bound=settings.near_cache_bound_ms / 1000)
+
+
+def _gateway(settings: Settings, store: Store, decisions: Decisions) -> Gateway:
     budget = settings.request_budget_ms / 1000
     limit = Limit(settings.limit_per_minute) if settings.limit_per_minute else None
     bounds = QueueBounds(settings.siem_max_events, settings.siem_max_bytes)
     return Gateway(
         store,
         policies=settings.policies,
-        evaluator=evaluator,
-        cache=PolicyCache(
-            store, TtlTiers(settings.ttl_high, settings.ttl_medium, settings.ttl_low)
-        ),
+        decisions=decisions,
         limiter=RateLimiter(store, limit),
         queue=EventQueue(store, bounds, flush_timeout=budget),
         budget=budget,
-        evaluator_timeout=settings.evaluator_timeout_ms / 1000,
     )
 
 

@@ -150,7 +150,7 @@ def _print_summary(runtime: Runtime, address: str, generated_token: str | None) 
         "explore": f"{address}/docs  {address}/metrics  {address}/health/ready",
         "valkey": _valkey(runtime),
         "policies": f"{', '.join(settings.policies)} from {runtime.policy_dir}",
-        "engine": f"embedded Rego, revision {runtime.gateway.evaluator.revision}",
+        "engine": f"embedded Rego, revision {runtime.gateway.decisions.revision}",
         "limits": f"{limit:,} a minute for each user, ip and api key" if limit else "off",
         "audit": f"siem:event_queue, at most {settings.siem_max_events:,} events",
         "callers": "need the service token" if settings.service_token else "need no credential",

@@ -46,7 +46,7 @@ class Readiness(msgspec.Struct, frozen=True):
 async def readiness(runtime: Runtime) -> Readiness:
     """Ask every part, within the budget of one request."""
     servers, queue = await asyncio.gather(_servers(runtime), _queue(runtime))
-    engine = runtime.gateway.evaluator
+    engine = runtime.gateway.decisions
     policies = ", ".join(runtime.gateway.policies)
     loaded = f"embedded rego, revision {engine.revision}, policies: {policies}"
     checks = (*servers, queue, Check("evaluator", ok=True, required=True, detail=loaded))

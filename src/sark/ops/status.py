@@ -67,7 +67,7 @@ async def collect_status(runtime: Runtime) -> Status:
         version=sark.__version__,
         pid=os.getpid(),
         policies=runtime.gateway.policies,
-        revision=runtime.gateway.evaluator.revision,
+        revision=runtime.gateway.decisions.revision,
         servers=tuple(
             ServerStatus(
                 role="state and cache" if runtime.store.shared else server.role,

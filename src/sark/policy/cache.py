@@ -1,28 +1,31 @@
-"""The policy decision cache: look a decision up, judge it by its stamp, store a new one.
+"""The policy decision cache in Valkey: look a decision up, judge it by its stamp, store a new one.
 
 Looking up and judging are apart: the gateway brings what the server replied (from its own script,
-shared with the rate limits), ``judge`` decides what it means without any I/O. ``PolicyCache.get``
-does both for callers who want a decision only.
+shared with the rate limits), ``judge`` decides what it means without any I/O.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import random
+from base64 import urlsafe_b64encode
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import msgspec
 
 from sark.errors import StoreError
 from sark.events import CacheWriteFailed, Looked, LookupResult
 from sark.policy.decision import Decision, decode_entry, encode_entry
-from sark.policy.generations import Generations, fresh_nonce, lookup_script, stamp_of
+from sark.policy.generations import LOOKUP_FRAGMENTS, Generations, fresh_nonce, stamp_of
 from sark.policy.question import Question
 from sark.policy.sensitivity import TtlTiers
-from sark.store import Store
+from sark.store import Store, load_script
 
 __all__ = ["CachedDecision", "Found", "PolicyCache", "judge"]
 
-_LOOKUP = lookup_script()
+_LOOKUP = load_script("policy.lookup", *LOOKUP_FRAGMENTS, ("sark.policy", "lookup_main.lua"))
+COMPACT_BYTES = 16  # of the digest: 128 bits
 
 
 class CachedDecision(msgspec.Struct, frozen=True, gc=False):
@@ -31,47 +34,61 @@ class CachedDecision(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         allow: Whether the action is allowed.
         reason: Why.
-        ttl: Seconds that the decision stays cached, rounded up.
+        ttl_ms: Milliseconds that the server keeps it.
     """
 
     allow: bool
     reason: str
-    ttl: int
+    ttl_ms: int
+
+    @property
+    def ttl(self) -> int:
+        """Seconds that the server keeps it, rounded up."""
+        return -(-self.ttl_ms // 1000)
 
 
 class Found(msgspec.Struct, frozen=True):
     """The outcome of a look-up.
 
     Attributes:
-        stamp: What a decision evaluated from now on is to be stamped with.
+        tokens: The generation tokens of everything, the policy and the user.
+        run_id: The run of the server that holds them.
+        stamp: What a decision evaluated from now on is valid under.
         decision: The valid cached decision, if any.
         result: ``hit``, or why not.
     """
 
+    tokens: Sequence[bytes]
+    run_id: str
     stamp: str
     decision: CachedDecision | None
     result: LookupResult
 
+    def stamp_under(self, revision: str) -> str:
+        """Digest the tokens with another revision of the policies."""
+        return stamp_of(self.tokens, self.run_id, revision)
 
-def judge(reply: list[Any], run_id: str, revision: str) -> Found:
+
+def judge(reply: Sequence[Any], run_id: str, revision: str) -> Found:
     """Decide whether a cached decision is valid.
 
     Args:
         reply: Three generation tokens, the cached value or None, its TTL left in milliseconds.
         run_id: The run of the server that holds the tokens.
-        revision: The evaluator's revision.
+        revision: Of the policies in force.
     """
-    stamp = stamp_of(reply, run_id, revision)
+    tokens = reply[:3]
+    stamp = stamp_of(tokens, run_id, revision)
     value: bytes | None = reply[3]
     if value is None:
-        return Found(stamp, None, "absent")
+        return Found(tokens, run_id, stamp, None, "absent")
     entry = decode_entry(value)
     if entry is None:
-        return Found(stamp, None, "corrupt")
+        return Found(tokens, run_id, stamp, None, "corrupt")
     if entry.stamp != stamp:
-        return Found(stamp, None, "stale")
-    ttl_ms: int = reply[4]
-    return Found(stamp, CachedDecision(entry.allow, entry.reason, -(-ttl_ms // 1000)), "hit")
+        return Found(tokens, run_id, stamp, None, "stale")
+    decision = CachedDecision(entry.allow, entry.reason, reply[4])
+    return Found(tokens, run_id, stamp, decision, "hit")
 
 
 class PolicyCache:
@@ -79,13 +96,27 @@ class PolicyCache:
 
     Args:
         store: Where decisions (``cache`` role) and generations (``state`` role) live.
+        generations: Revokes them.
         tiers: How long decisions are kept.
+        key_form: ``full``: the digest in hex, as the guide has it; ``compact``: 128 bits of it in
+            base64url, 42 bytes shorter.
+        jitter: Share of a TTL that is taken off at random, against mass expiry.
     """
 
-    def __init__(self, store: Store, tiers: TtlTiers | None = None) -> None:
-        self.tiers = tiers or TtlTiers()
-        self.generations = Generations(store, user_token_ttl=2 * self.tiers.longest)
+    def __init__(
+        self,
+        store: Store,
+        generations: Generations,
+        tiers: TtlTiers,
+        *,
+        key_form: Literal["full", "compact"] = "full",
+        jitter: float = 0.0,
+    ) -> None:
+        self.generations = generations
+        self.tiers = tiers
         self._store = store
+        self._compact = key_form == "compact"
+        self._jitter = jitter
         self._version_keys: dict[str, str] = {}
 
     def generation_keys(self, question: Question) -> list[str]:
@@ -99,16 +130,24 @@ class PolicyCache:
 
     def decision_key(self, question: Question) -> str:
         """Name the key of a question's decision."""
-        return self._store.keys.policy_decision(question.digest)
+        digest = question.digest
+        if self._compact:
+            text = urlsafe_b64encode(digest[:COMPACT_BYTES]).decode().rstrip("=")
+            return self._store.keys.policy_decision(text)
+        return self._store.keys.policy_decision(digest.hex())
 
     async def get(
         self, question: Question, revision: str, *, deadline: float | None = None
     ) -> Found:
-        """Look a decision up: one round trip (one to each role of server, at the same time).
+        """Look a decision up: one round trip for a hit, to both roles of server at the same time.
+
+        A hit needs no script: ``MGET`` reads the tokens and the decision at one moment. The TTL is
+        read before them, so that it is never that of a later decision. Only when a token is missing
+        or about to expire is the script called, which costs a second round trip.
 
         Args:
             question: What is asked.
-            revision: The evaluator's revision.
+            revision: Of the policies in force.
             deadline: On the event loop's clock, in seconds.
 
         Raises:
@@ -116,40 +155,70 @@ class PolicyCache:
                 answer is a miss.
         """
         keys = self.generation_keys(question)
-        args = (fresh_nonce(), self.generations.user_token_ttl_ms)
-        state = self._store.state
-        if self._store.shared:
-            keys.append(self.decision_key(question))
-            reply = await state.run(_LOOKUP, keys, args, deadline=deadline, idempotent=True)
-            found = judge(reply.value, reply.run_id, revision)
+        if not self._store.shared:
+            found = await self._get_split(question, keys, revision, deadline)
         else:
-            reply, cached = await asyncio.gather(
-                state.run(_LOOKUP, keys, args, deadline=deadline, idempotent=True),
-                self.read(question, deadline=deadline),
-            )
-            found = self.judge_split(reply.value, cached, reply.run_id, revision)
+            found = await self._get_shared(question, keys, revision, deadline)
         self._store.hub.emit(Looked(question.policy, found.result))
         return found
+
+    async def _get_shared(
+        self, question: Question, keys: list[str], revision: str, deadline: float | None
+    ) -> Found:
+        key = self.decision_key(question)
+        (ttl_ms, values), run_id = await self._store.state.exchange(
+            [("PTTL", key), ("MGET", *keys, key)], deadline=deadline, idempotent=True
+        )
+        if None not in values and ttl_ms > 0:
+            return judge([*values, ttl_ms], run_id, revision)
+        keys.append(key)
+        reply = await self._store.state.run(
+            _LOOKUP, keys, self._lookup_arguments(), deadline=deadline, idempotent=True
+        )
+        return judge(reply.value, reply.run_id, revision)
+
+    async def _get_split(
+        self, question: Question, keys: list[str], revision: str, deadline: float | None
+    ) -> Found:
+        reply, cached = await asyncio.gather(
+            self._store.state.run(
+                _LOOKUP, keys, self._lookup_arguments(), deadline=deadline, idempotent=True
+            ),
+            self.read(question, deadline=deadline),
+        )
+        return self.judge_split(reply.value, cached, reply.run_id, revision)
+
+    def _lookup_arguments(self) -> tuple[str, int]:
+        return fresh_nonce(), self.generations.user_token_ttl_ms
 
     async def read(self, question: Question, *, deadline: float | None = None) -> list[Any] | None:
         """Read a decision and its TTL from a ``cache`` server; None when that fails."""
         key = self.decision_key(question)
         try:
-            return await self._store.cache.pipeline(
-                [("GET", key), ("PTTL", key)], deadline=deadline, idempotent=True
+            ttl, value = await self._store.cache.pipeline(
+                [("PTTL", key), ("GET", key)], deadline=deadline, idempotent=True
             )
         except StoreError:
             # Reported as a round trip that failed; what the cache cannot tell is a miss.
             return None
+        return [value, ttl]
 
     @staticmethod
     def judge_split(
-        tokens: list[Any], cached: list[Any] | None, run_id: str, revision: str
+        tokens: Sequence[Any], cached: list[Any] | None, run_id: str, revision: str
     ) -> Found:
         """Judge a decision that came from another server than the tokens."""
         if cached is None or any(isinstance(reply, StoreError) for reply in cached):
-            return Found(stamp_of(tokens, run_id, revision), None, "unavailable")
+            stamp = stamp_of(tokens, run_id, revision)
+            return Found(tokens[:3], run_id, stamp, None, "unavailable")
         return judge([*tokens[:3], *cached], run_id, revision)
+
+    def ttl_of(self, question: Question, decision: Decision) -> int:
+        """Decide how long a decision is kept, in whole seconds, before jitter; 0: not at all."""
+        if not decision.cacheable:
+            return 0
+        ttl = self.tiers.for_action(question.action)
+        return ttl if decision.ttl is None else max(0, min(ttl, decision.ttl))
 
     async def put(
         self,
@@ -171,10 +240,10 @@ class PolicyCache:
             Seconds that it is kept; 0 when it is not cacheable or could not be stored, which
             costs a later miss and is reported as an event.
         """
-        ttl = self.tiers.for_action(question.action)
-        if decision.ttl is not None:
-            ttl = min(ttl, decision.ttl)
-        if not decision.cacheable or ttl < 1:
+        ttl = self.ttl_of(question, decision)
+        # Shortened, never lengthened: the tier and the policy's own ttl are upper bounds.
+        ttl -= int(ttl * self._jitter * random.random())  # noqa: S311 - not cryptography
+        if ttl < 1:
             return 0
         value = encode_entry(decision, stamp)
         key = self.decision_key(question)

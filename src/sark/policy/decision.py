@@ -1,17 +1,23 @@
 """A decision, as an evaluator gives it and as it is cached.
 
 The cached form is JSON with the guide's ``allow`` and ``reason``, a format version, and the stamp
-under which the decision is valid. Anything that does not decode to the current version (corrupt,
-foreign, written by another release) is a miss.
+under which the decision is valid; above a threshold it is compressed with zstd. Anything that does
+not decode to the current version (corrupt, foreign, written by another release) is a miss.
 """
 
 from __future__ import annotations
 
 import msgspec
+from zstandard import ZstdCompressor, ZstdDecompressor, ZstdError
 
 __all__ = ["Decision", "decode_entry", "encode_entry"]
 
 FORMAT_VERSION = 1
+# Below this zstd saves less than an allocation class of the server's allocator, or nothing; see
+# docs/caching.md for the measurement.
+COMPRESS_ABOVE_BYTES = 512
+MAX_ENTRY_BYTES = 1_048_576
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -30,7 +36,7 @@ class Decision(msgspec.Struct, frozen=True):
     cacheable: bool = True
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=False):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """A cached decision."""
 
     v: int
@@ -41,17 +47,24 @@ class Entry(msgspec.Struct, frozen=True, array_like=False):
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Entry).decode
+_compress = ZstdCompressor(level=3).compress
+_decompress = ZstdDecompressor().decompress
 
 
 def encode_entry(decision: Decision, stamp: str) -> bytes:
     """Encode a decision for the cache, valid under ``stamp``."""
-    return _encode(Entry(FORMAT_VERSION, decision.allow, decision.reason, stamp))
+    encoded = _encode(Entry(FORMAT_VERSION, decision.allow, decision.reason, stamp))
+    if len(encoded) <= COMPRESS_ABOVE_BYTES:
+        return encoded
+    return min(encoded, _compress(encoded), key=len)
 
 
 def decode_entry(value: bytes) -> Entry | None:
     """Decode a cached decision; None when it is corrupt or of another version."""
     try:
+        if value.startswith(ZSTD_MAGIC):
+            value = _decompress(value, max_output_size=MAX_ENTRY_BYTES)
         entry = _decode(value)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except (msgspec.MsgspecError, ZstdError, UnicodeDecodeError, RecursionError):
         return None
     return entry if entry.v == FORMAT_VERSION else None

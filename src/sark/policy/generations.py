@@ -16,15 +16,24 @@ from __future__ import annotations
 
 import os
 from base64 import urlsafe_b64encode
-from hashlib import sha256
+from binascii import b2a_base64
+from collections.abc import Sequence
+from hashlib import blake2b
 from itertools import count
-from typing import Literal
 
 from sark.events import GenerationChanged
-from sark.store import Script, Store, load_script
+from sark.policy.freshness import Freshness, FreshnessSigner, Scope
+from sark.store import Store, load_script
 
-__all__ = ["Generations", "fresh_nonce", "stamp_of"]
+__all__ = ["LOOKUP_FRAGMENTS", "Generations", "fresh_nonce", "stamp_of"]
 
+STAMP_BYTES = 15  # 120 bits, 20 characters
+
+LOOKUP_FRAGMENTS: tuple[tuple[str, str], ...] = (
+    ("sark.store", "clock.lua"),
+    ("sark.policy", "token.lua"),
+    ("sark.policy", "lookup.lua"),
+)
 _INVALIDATE = load_script(
     "policy.invalidate",
     ("sark.store", "clock.lua"),
@@ -49,16 +58,16 @@ def fresh_nonce() -> str:
     return f"{_process}{next(_numbers):x}"
 
 
-def stamp_of(tokens: list[bytes], run_id: str, revision: str) -> str:
-    """Digest what a decision's validity hangs on, in 22 characters.
+def stamp_of(tokens: Sequence[bytes], run_id: str, revision: str) -> str:
+    """Digest what a decision's validity hangs on, in 20 characters.
 
     Args:
         tokens: The generation tokens of everything, the policy and the user.
         run_id: The run of the ``state`` server that holds them.
-        revision: The evaluator's revision.
+        revision: Of the policies that decide.
     """
-    text = b"\n".join((*tokens[:3], run_id.encode(), revision.encode()))
-    return urlsafe_b64encode(sha256(text).digest()[:16]).decode().rstrip("=")
+    text = b"\n".join((tokens[0], tokens[1], tokens[2], run_id.encode(), revision.encode()))
+    return b2a_base64(blake2b(text, digest_size=STAMP_BYTES).digest(), newline=False).decode()
 
 
 class Generations:
@@ -66,13 +75,19 @@ class Generations:
 
     Args:
         store: Where they live.
-        user_token_ttl: Seconds that a user's token lives unless renewed; more than twice the
+        signer: Signs the freshness tokens that are returned.
+        user_token_ttl: Seconds that a user's token lives unless renewed; at least twice the
             longest life of a decision, so that it outlives every decision stamped with it.
+        replicas: How many replicas have to acknowledge an invalidation.
     """
 
-    def __init__(self, store: Store, *, user_token_ttl: int) -> None:
+    def __init__(
+        self, store: Store, *, signer: FreshnessSigner, user_token_ttl: int, replicas: int = 0
+    ) -> None:
         self._store = store
+        self._signer = signer
         self._user_ttl_ms = user_token_ttl * 1000
+        self._replicas = replicas
 
     @property
     def user_token_ttl_ms(self) -> int:
@@ -83,10 +98,10 @@ class Generations:
         """Revoke every cached decision.
 
         Returns:
-            The new token.
+            A freshness token: a request that carries it is answered by later decisions only.
 
         Raises:
-            StoreError: It may not have happened; ask again.
+            StoreError: It may not have happened, or may not survive a failover; ask again.
         """
         return await self._write("all", "", self._store.keys.policy_generation, 0)
 
@@ -99,25 +114,15 @@ class Generations:
         key = self._store.keys.policy_user_version(user_id)
         return await self._write("user", user_id, key, self._user_ttl_ms)
 
-    async def _write(
-        self, scope: Literal["all", "policy", "user"], name: str, key: str, ttl_ms: int
-    ) -> str:
+    async def _write(self, scope: Scope, name: str, key: str, ttl_ms: int) -> str:
         # Idempotent in effect: a second token written by a repeat revokes the same decisions.
-        reply = await self._store.state.run(
-            _INVALIDATE, [key], [fresh_nonce(), ttl_ms], idempotent=True
+        reply = await self._store.state.run_replicated(
+            _INVALIDATE,
+            [key],
+            [fresh_nonce(), ttl_ms, self._store.keys.policy_changes, scope],
+            replicas=self._replicas,
+            idempotent=True,
         )
         self._store.hub.emit(GenerationChanged(scope, name))
         token: bytes = reply.value
-        return token.decode()
-
-
-GENERATION_FRAGMENTS: tuple[tuple[str, str], ...] = (
-    ("sark.store", "clock.lua"),
-    ("sark.policy", "token.lua"),
-    ("sark.policy", "lookup.lua"),
-)
-
-
-def lookup_script() -> Script:
-    """Assemble the script that looks a decision up by itself."""
-    return load_script("policy.lookup", *GENERATION_FRAGMENTS, ("sark.policy", "lookup_main.lua"))
+        return self._signer.sign(Freshness(scope, name, token.decode()))

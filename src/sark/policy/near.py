@@ -83,14 +83,14 @@ class NearCache:
 
     def __init__(self, *, max_entries: int, max_bytes: int, generation_key: str) -> None:
         self._max_entries = max_entries
-        self._entries: LRUCache[str, NearEntry] = LRUCache(max_bytes, getsizeof=_size_of)
+        self._entries: LRUCache[bytes, NearEntry] = LRUCache(max_bytes, getsizeof=_size_of)
         self._generation_key = generation_key.encode()
         self._all = 0
         self._changed: dict[str, int] = {}
         self._steps = 0
         self._hits = self._misses = self._stale = self._emptied = 0
 
-    def get(self, digest: str, now: float) -> NearEntry | None:
+    def get(self, digest: bytes, now: float) -> NearEntry | None:
         """Find a valid decision; the caller sees to the bound.
 
         Args:
@@ -120,7 +120,7 @@ class NearCache:
         changed = self._changed
         return self._all, changed.get(policy_key, 0), changed.get(user_key, 0)
 
-    def put(self, digest: str, entry: NearEntry) -> None:
+    def put(self, digest: bytes, entry: NearEntry) -> None:
         """Keep a decision."""
         if entry.all_epoch != self._all:
             return
@@ -128,7 +128,7 @@ class NearCache:
             self._entries.popitem()
         self._entries.insert(digest, entry)
 
-    def drop(self, digest: str) -> None:
+    def drop(self, digest: bytes) -> None:
         """Forget one decision."""
         self._entries.pop(digest, None)
 
@@ -163,5 +163,5 @@ class NearCache:
         )
 
 
-def _size_of(digest: str, entry: NearEntry) -> int:
+def _size_of(digest: bytes, entry: NearEntry) -> int:
     return ENTRY_OVERHEAD_BYTES + len(digest) + len(entry.reason) + len(entry.user_key)

@@ -48,14 +48,14 @@ class Question(msgspec.Struct, frozen=True):
         user_id: The user.
         action: The action, such as ``server:read``.
         input: Canonical JSON of what the policy sees.
-        digest: SHA-256 of policy and input, in hex.
+        digest: SHA-256 of policy and input.
     """
 
     policy: str
     user_id: str
     action: str
     input: bytes
-    digest: str
+    digest: bytes
 
     @classmethod
     def ask(
@@ -88,7 +88,7 @@ class Question(msgspec.Struct, frozen=True):
             raise InvalidRequestError(
                 "context", f"got {size} bytes of JSON, expected at most {MAX_CONTEXT_BYTES}"
             )
-        digest = sha256(policy.encode() + b"\n" + encoded).hexdigest()
+        digest = sha256(policy.encode() + b"\n" + encoded).digest()
         return cls(policy, user_id, action, encoded, digest)
 
 

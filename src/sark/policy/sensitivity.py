@@ -46,6 +46,10 @@ class TtlTiers:
     medium: int = 900
     low: int = 3600
 
+    def sensitivity(self, action: str) -> Sensitivity:
+        """Classify an action."""
+        return sensitivity_of(action)
+
     def for_action(self, action: str) -> int:
         """Longest time to keep a decision about ``action``, in seconds."""
         match sensitivity_of(action):

@@ -195,6 +195,15 @@ class Settings(BaseSettings):
         validation_alias="SARK_DATA_DIR",
         description="Folder of what must survive a restart, such as the embedded server's data.",
     )
+    key_dir: Annotated[Path | None, kinds.path()] = Field(
+        default=None,
+        validation_alias="SARK_KEY_DIR",
+        description=(
+            "Folder of the secret keys that all processes of a deployment share; an empty one is "
+            "filled at the first start. Required with `VALKEY_URL`; otherwise `keys` in the data "
+            "folder."
+        ),
+    )
     request_budget_ms: Annotated[int, kinds.whole(1, 60_000, "milliseconds")] = Field(
         default=250,
         validation_alias="SARK_REQUEST_BUDGET_MS",
@@ -242,6 +251,27 @@ class Settings(BaseSettings):
         description=(
             "Form of the keys of cached decisions: `full` is the SHA-256 in hex, `compact` is "
             "shorter and takes less memory. Processes that share a cache must agree."
+        ),
+    )
+    near_cache_entries: Annotated[int, kinds.whole(0, 10_000_000, "entries")] = Field(
+        default=10_000,
+        validation_alias="SARK_NEAR_CACHE_ENTRIES",
+        description=(
+            "Most decisions kept in each process, next to those in Valkey; 0 switches the near "
+            "cache off."
+        ),
+    )
+    near_cache_bytes: Annotated[int, kinds.whole(1024, 2**36, "bytes")] = Field(
+        default=16 * 2**20,
+        validation_alias="SARK_NEAR_CACHE_BYTES",
+        description="Most bytes of the near cache, estimated.",
+    )
+    near_cache_bound_ms: Annotated[int, kinds.whole(10, 60_000, "milliseconds")] = Field(
+        default=250,
+        validation_alias="SARK_NEAR_CACHE_BOUND_MS",
+        description=(
+            "Longest time that the near cache, used without a round trip, may lag behind an "
+            "invalidation. Requests through `authorize` never do."
         ),
     )
     max_body_bytes: Annotated[int, kinds.whole(1024, 16 * 2**20, "bytes")] = Field(

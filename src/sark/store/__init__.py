@@ -3,6 +3,7 @@
 Nothing outside this package knows how many servers there are or how they are reached.
 """
 
+from sark.store.clock import ServerClock
 from sark.store.deadline import Deadline
 from sark.store.pool import PoolStats
 from sark.store.scripts import Script, load_script
@@ -18,6 +19,7 @@ __all__ = [
     "Script",
     "ScriptCall",
     "Server",
+    "ServerClock",
     "Store",
     "StoreHealth",
     "Topology",

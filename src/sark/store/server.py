@@ -21,6 +21,7 @@ from valkey import exceptions as driver
 from sark.errors import (
     ConnectionLostError,
     PoolExhaustedError,
+    ReplicationError,
     StoreCommandError,
     StoreError,
     StoreTimeoutError,
@@ -96,7 +97,7 @@ class Server:
         self.guard = Guard(connections.address)
         self._timeout = timeout
         self._hub = hub
-        self._connections = connections
+        self.connections = connections
         self._pool = ConnectionPool(
             connections,
             size=pool_size,
@@ -126,6 +127,26 @@ class Server:
         replies, _ = await self._call([command], deadline, idempotent=idempotent)
         return _value(replies[0], self.address)
 
+    async def exchange(
+        self,
+        commands: Sequence[Command | ScriptCall],
+        *,
+        deadline: float | None = None,
+        idempotent: bool = False,
+    ) -> tuple[list[Any], str]:
+        """Send several commands at once, all of which have to succeed.
+
+        Returns:
+            Their replies, and the run of the server that gave them.
+
+        Raises:
+            StoreError: As in ``execute``; the first error reply, if there is one.
+        """
+        replies, run_id = await self._call(commands, deadline, idempotent=idempotent)
+        for reply in replies:
+            _value(reply, self.address)
+        return replies, run_id
+
     async def run(
         self,
         script: Script,
@@ -139,6 +160,50 @@ class Server:
         call = ScriptCall(script, keys, args)
         replies, run_id = await self._call([call], deadline, idempotent=idempotent)
         return Reply(_value(replies[0], self.address), run_id)
+
+    async def run_replicated(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[Argument] = (),
+        *,
+        replicas: int,
+        deadline: float | None = None,
+        idempotent: bool = False,
+    ) -> Reply:
+        """Run a script and wait until replicas have acknowledged what it wrote.
+
+        ``WAIT`` counts what this connection wrote, so both go over the same one, in one round trip
+        (Valkey documentation, ``WAIT``).
+
+        Args:
+            script: The script.
+            keys: Its keys.
+            args: Its arguments.
+            replicas: How many acknowledgements are needed; 0 waits for none.
+            deadline: As in ``execute``.
+            idempotent: As in ``execute``.
+
+        Raises:
+            ReplicationError: Fewer replicas acknowledged it in time.
+            StoreError: As in ``execute``.
+        """
+        if not replicas:
+            return await self.run(script, keys, args, deadline=deadline, idempotent=idempotent)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._timeout if deadline is None else deadline
+        # Half of the time, so that the shortfall is answered before the deadline cuts it off.
+        wait_ms = max(1, int((deadline - loop.time()) * 500))
+        wait: Command = ("WAIT", replicas, wait_ms)
+        commands: list[Command | ScriptCall] = [ScriptCall(script, keys, args), wait]
+        replies, run_id = await self._call(commands, deadline, idempotent=idempotent)
+        value = _value(replies[0], self.address)
+        acknowledged: int = _value(replies[1], self.address)
+        if acknowledged < replicas:
+            raise ReplicationError(
+                f"{self.address}: {acknowledged} of {replicas} replicas acknowledged the write"
+            )
+        return Reply(value, run_id)
 
     async def pipeline(
         self,
@@ -280,7 +345,7 @@ class Server:
         while self.guard.is_open:
             await self._pool.reset()
             await asyncio.sleep(self.guard.next_pause())
-            connection = self._connections()
+            connection = self.connections()
             try:
                 async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
                     await connection.open()

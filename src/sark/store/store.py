@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -14,6 +15,7 @@ from sark.settings import Settings
 from sark.store.connection import connection_factory
 from sark.store.server import Server
 from sark.store.topology import Topology
+from sark.store.tracking import ChangeFeed
 
 __all__ = ["Store", "StoreHealth"]
 
@@ -71,6 +73,29 @@ class Store:
     def servers(self) -> tuple[Server, ...]:
         """The distinct servers."""
         return (self.state,) if self.shared else (self.state, self.cache)
+
+    def change_feed(
+        self,
+        *,
+        on_change: Callable[[Sequence[bytes] | None], None],
+        on_message: Callable[[bytes], None],
+        interval: float,
+    ) -> ChangeFeed:
+        """Listen to the generations on the ``state`` server.
+
+        Args:
+            on_change: Given the names of changed keys; None when anything may have changed.
+            on_message: Given each message about an invalidation.
+            interval: Seconds between heartbeats.
+        """
+        return ChangeFeed(
+            self.state.connections,
+            prefixes=self.keys.generation_prefixes,
+            channel=self.keys.policy_changes,
+            on_change=on_change,
+            on_message=on_message,
+            interval=interval,
+        )
 
     async def check(self, *, timeout: float) -> list[StoreHealth]:  # noqa: ASYNC109 - a bound, passed on
         """Ask every server PING, all at once.

@@ -33,7 +33,7 @@ class Evaluator(Protocol):
         """Identity of the policies and data in force; part of every stamp."""
         ...
 
-    async def evaluate(self, policy: str, input_json: bytes) -> Decision | None:
+    async def evaluate(self, policy: str, input_json: bytes) -> Evaluation:
         """Evaluate ``data.sark.<policy>.decision``.
 
         Args:
@@ -41,7 +41,7 @@ class Evaluator(Protocol):
             input_json: The ``input`` document.
 
         Returns:
-            The decision; None when it is undefined, which denies and is never cached.
+            The decision, or that there is none, with the revision that it was made under.
 
         Raises:
             EvaluationError: The engine failed or the decision has the wrong form.

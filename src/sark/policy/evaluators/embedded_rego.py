@@ -4,71 +4,17 @@ A subset of Rego, for which OPA is the reference: no JWT and crypto builtins, st
 builtin gets the wrong type, lines of at most 1,024 columns. It evaluates on the calling thread,
 holds the GIL and has no time limit, so a policy that loops for long holds up the process; OPA over
 HTTP is the evaluator for production.
-
-An engine may only be used, and dropped, by the thread that made it (regorus panics otherwise), so
-each thread builds its own from the same source.
 """
 
 from __future__ import annotations
 
-import asyncio
-import re
-import threading
-import weakref
-from itertools import count
 from pathlib import Path
-from typing import Any
 
-import msgspec
-
-from sark.errors import ConfigurationError, EvaluationError, PolicyError
-from sark.policy.decision import Decision
-from sark.policy.evaluators.base import decision_from_json
-from sark.policy.evaluators.rego_source import RegoSource, read_source
+from sark.policy.evaluators.base import Evaluation, decision_from_json
+from sark.policy.evaluators.rego_program import RegoProgram
+from sark.policy.evaluators.rego_source import read_source
 
 __all__ = ["EmbeddedRego"]
-
-# Each thread's engines by number of their evaluator. Not an attribute of the evaluator, which would
-# take the engines of all threads along when one of them drops it.
-_engines = threading.local()
-_numbers = count()
-
-# An input with the fields of every question, to find out at load what only shows on evaluation.
-_EMPTY_INPUT = '{"action":"","context":{},"resource":"","user_id":""}'
-_LOCATION = re.compile(r"-->\s*(?P<file>.+?):(?P<line>\d+):(?P<column>\d+)")
-_REASON = re.compile(r"^error: (?P<reason>.+)$", re.MULTILINE)
-# Errors that no input can excuse; others may be due to the empty input.
-_MISTAKE = re.compile(r"unsafe|could not find function|recursion detected|rule conflicts with")
-_NO_SUCH_RULE = "not a valid rule path"
-
-
-class _Held:
-    """Holds an engine, so that its own thread can drop it whoever else still holds this.
-
-    Frames in a traceback live for as long as the exception, and may be collected by any thread.
-    """
-
-    __slots__ = ("engine",)
-
-    def __init__(self, engine: Any) -> None:
-        self.engine = engine
-
-
-class _Expression(msgspec.Struct):
-    value: msgspec.Raw
-
-
-class _Row(msgspec.Struct):
-    expressions: list[_Expression]
-
-
-class _QueryResult(msgspec.Struct):
-    # Left out by the engine when the query is undefined. ``eval_rule`` would answer null then,
-    # which is also the answer for a rule whose value is null.
-    result: list[_Row] = []
-
-
-_decode = msgspec.json.Decoder(_QueryResult).decode
 
 
 class EmbeddedRego:
@@ -84,148 +30,35 @@ class EmbeddedRego:
     """
 
     def __init__(self, directory: Path, policies: tuple[str, ...]) -> None:
-        self._source = read_source(directory)
+        self._directory = directory
         self._policies = policies
-        self._number = str(next(_numbers))
-        self._check()
+        self._program = RegoProgram(read_source(directory), policies)
 
     @property
     def revision(self) -> str:
         """Digest of the policy directory."""
-        return self._source.revision
+        return self._program.source.revision
 
-    async def evaluate(self, policy: str, input_json: bytes) -> Decision | None:
+    async def evaluate(self, policy: str, input_json: bytes) -> Evaluation:
         """Evaluate one policy; see ``Evaluator``."""
-        held = self._held()
-        try:
-            held.engine.set_input_json(input_json.decode())
-            document: str = held.engine.eval_query_as_json(f"data.sark.{policy}.decision")
-        except BaseException as error:  # noqa: BLE001 - a panic of the engine is a BaseException
-            raise _evaluation_error(policy, error) from None
-        rows = _decode(document).result
-        if not rows:
-            return None
-        return decision_from_json(policy, bytes(rows[0].expressions[0].value))
+        program = self._program
+        document = program.evaluate(policy, input_json)
+        decision = None if document is None else decision_from_json(policy, document)
+        return Evaluation(decision, program.source.revision)
+
+    def reload(self) -> bool:
+        """Read the directory again; returns whether anything changed.
+
+        What was in force stays so until the new policies have been loaded and checked.
+
+        Raises:
+            PolicyError: The new policies don't load; the old ones stay.
+        """
+        source = read_source(self._directory)
+        if source.revision == self.revision:
+            return False
+        self._program = RegoProgram(source, self._policies)
+        return True
 
     async def close(self) -> None:
         """Nothing to release: engines end with their threads."""
-
-    def _held(self) -> _Held:
-        engines = _engines.__dict__
-        if self._number not in engines:
-            for number in [n for n, (owner, _) in engines.items() if owner() is None]:
-                engines.pop(number)[1].engine = None
-            engines[self._number] = (weakref.ref(self), _load(self._source))
-        held: _Held = engines[self._number][1]
-        return held
-
-    def _check(self) -> None:
-        """Evaluate every entry point: unsafe variables only show then.
-
-        Without any input first, when nothing is excused; then with the empty one, which gets
-        further but may break a builtin that a real input would not.
-        """
-        held = self._held()
-        try:
-            for policy in self._policies:
-                self._try(held, policy, re.compile(""))
-            held.engine.set_input_json(_EMPTY_INPUT)
-            for policy in self._policies:
-                self._try(held, policy, _MISTAKE)
-        except PolicyError:
-            held.engine = None
-            raise
-
-    def _try(self, held: _Held, policy: str, fatal: re.Pattern[str]) -> None:
-        try:
-            held.engine.eval_rule_as_json(f"data.sark.{policy}.decision")
-        except RuntimeError as error:
-            text = str(error)
-            if text.startswith(_NO_SUCH_RULE):
-                raise PolicyError(
-                    f"{self._source.root}: no rule data.sark.{policy}.decision; "
-                    f"SARK_POLICIES names the policy {policy!r}"
-                ) from None
-            if fatal.search(text):
-                raise _policy_error(self._source, text) from None
-
-
-def _load(source: RegoSource) -> _Held:
-    try:
-        import regorus
-    except ImportError:
-        raise ConfigurationError(
-            "the embedded Rego engine is not installed: pip install 'sark[embedded]'"
-        ) from None
-    held = _Held(regorus.Engine())
-    try:
-        _fill(held, source)
-    except PolicyError:
-        held.engine = None
-        raise
-    return held
-
-
-def _fill(held: _Held, source: RegoSource) -> None:
-    for name, text in source.modules:
-        try:
-            held.engine.add_policy(name, text)
-        except RuntimeError as error:
-            raise _policy_error(source, str(error)) from None
-    _refuse_shadowed(held, source)
-    try:
-        held.engine.add_data_json(msgspec.json.encode(source.data).decode())
-    except RuntimeError as error:
-        raise PolicyError(f"{source.root}: data: {str(error).splitlines()[0]}") from None
-
-
-def _refuse_shadowed(held: _Held, source: RegoSource) -> None:
-    """Refuse data where a rule stands: the engine would silently answer with the data instead.
-
-    Args:
-        held: Has the modules, but no data yet.
-        source: Where both come from.
-    """
-    for package in held.engine.get_packages():
-        path, found = [], source.data
-        for part in package.split(".")[1:]:
-            path.append(part)
-            found = found.get(part, {})
-            if not isinstance(found, dict):
-                raise PolicyError(
-                    f"{source.where(path)}: {'.'.join(path)} is data and also a package"
-                )
-        for name in found:
-            if _is_rule(held, f"{package}.{name}"):
-                raise PolicyError(
-                    f"{source.where([*path, name])}: "
-                    f"{'.'.join([*path, name])} is data and also a rule"
-                )
-
-
-def _is_rule(held: _Held, path: str) -> bool:
-    try:
-        held.engine.eval_rule_as_json(path)
-    except RuntimeError as error:
-        return not str(error).startswith(_NO_SUCH_RULE)
-    return True
-
-
-def _policy_error(source: RegoSource, text: str) -> PolicyError:
-    """Turn the engine's report, a drawing with a backtrace, into one line."""
-    location, reason = _LOCATION.search(text), _REASON.search(text)
-    why = reason["reason"] if reason else text.split("\n\nStack backtrace", 1)[0].strip()
-    why = " ".join(why.split())
-    if location is None:
-        return PolicyError(f"{source.root}: {why}")
-    file = source.root / location["file"]
-    return PolicyError(f"{file}:{location['line']}:{location['column']}: {why}")
-
-
-def _evaluation_error(policy: str, error: BaseException) -> BaseException:
-    if isinstance(error, KeyboardInterrupt | SystemExit | asyncio.CancelledError):
-        return error
-    location, reason = _LOCATION.search(str(error)), _REASON.search(str(error))
-    why = reason["reason"] if reason else str(error).split("\n", 1)[0]
-    at = f" at {location['file']}:{location['line']}" if location else ""
-    return EvaluationError(f"data.sark.{policy}.decision: {why}{at}")

@@ -1,0 +1,293 @@
+"""Decisions: near cache, Valkey, evaluation, in this order, under one rule for freshness.
+
+``decide`` answers a question by itself. The gateway, whose look-up travels with the rate limits,
+uses the same steps one by one: ``plan`` and ``glance`` before its round trip, ``settle`` after it.
+
+Consistency is chosen per request, in the manner of SpiceDB:
+
+- ``fast`` (default): any valid decision, the near cache's included;
+- ``fresh``: the request carries a freshness token; nothing from before that change is served;
+- ``full``: evaluated now, then stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Literal
+
+import msgspec
+from cachebox import LRUCache
+
+from sark.errors import InvalidRequestError
+from sark.policy.cache import CachedDecision, Found, PolicyCache
+from sark.policy.evaluation import Evaluated, Evaluations, Flight
+from sark.policy.freshness import MAX_TOKEN_BYTES, Freshness, FreshnessSigner
+from sark.policy.near import Epochs, NearEntry
+from sark.policy.near_feed import NearFeed
+from sark.policy.question import Question
+from sark.policy.sensitivity import Sensitivity
+
+__all__ = ["Consistency", "Decisions", "Glance", "Outcome", "Plan"]
+
+Consistency = Literal["fast", "fresh", "full"]
+Source = Literal["near", "valkey", "evaluated", "undefined", "failed"]
+
+# A hot decision is evaluated again when less than this share of its life is left.
+REFRESH_SHARE = 0.1
+HOT_KEYS = 4096
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What an answer has to satisfy.
+
+    Attributes:
+        consistency: As the request asks.
+        required: The change that it must be no older than.
+        unverifiable: A freshness token came that we did not sign.
+    """
+
+    consistency: Consistency = "fast"
+    required: Freshness | None = None
+    unverifiable: bool = False
+
+
+FAST = Plan()
+
+
+class Glance(msgspec.Struct, frozen=True):
+    """What this process knew before it asked the server.
+
+    Attributes:
+        entry: The near cache's decision, if any.
+        epochs: Of the question's generations.
+        at: When, on the event loop's clock, in seconds.
+    """
+
+    entry: NearEntry | None
+    epochs: Epochs
+    at: float
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """A decision, and where it came from.
+
+    Attributes:
+        allow: Whether the action is allowed.
+        reason: Why.
+        source: ``near``, ``valkey``, ``evaluated``, or why there is none.
+        ttl: Seconds that it stays cached, as far as is known yet.
+        revision: The policies that it was made under.
+        flight: The evaluation that it came from; tells when it has been stored.
+    """
+
+    allow: bool
+    reason: str
+    source: Source
+    ttl: int
+    revision: str
+    flight: Flight | None = None
+
+
+class Decisions:
+    """See the module's description.
+
+    Args:
+        cache: The decisions in Valkey.
+        near: The decisions in this process, with what keeps them coherent; None without.
+        evaluations: Decides what no cache knows.
+        signer: Verifies freshness tokens.
+        rules_revision: Of the policy file; changes with it.
+    """
+
+    def __init__(
+        self,
+        cache: PolicyCache,
+        near: NearFeed | None,
+        evaluations: Evaluations,
+        signer: FreshnessSigner,
+        *,
+        rules_revision: str = "",
+    ) -> None:
+        self.cache = cache
+        self.near = near
+        self.evaluations = evaluations
+        self._signer = signer
+        self._rules_revision = rules_revision
+        self._cooling: LRUCache[bytes, bool] = LRUCache(HOT_KEYS)
+
+    @property
+    def revision(self) -> str:
+        """Of everything that decides: the policies and the policy file."""
+        return self._revision_with(self.evaluations.evaluator.revision)
+
+    def _revision_with(self, policies: str) -> str:
+        return f"{policies}+{self._rules_revision}" if self._rules_revision else policies
+
+    def plan(self, consistency: Consistency | None, freshness: str | None) -> Plan:
+        """Work out what an answer has to satisfy; no I/O.
+
+        Raises:
+            InvalidRequestError: The two do not go together, or the token is too long.
+        """
+        if freshness is None:
+            if consistency is None or consistency == "fast":
+                return FAST
+            if consistency == "fresh":
+                reason = "is missing; consistency 'fresh' needs a freshness token"
+                raise InvalidRequestError("freshness", reason)
+            return Plan(consistency)
+        if consistency == "fast":
+            reason = "got 'fast' with a freshness token, expected 'fresh' or 'full'"
+            raise InvalidRequestError("consistency", reason)
+        if len(freshness) > MAX_TOKEN_BYTES:
+            reason = f"got {len(freshness)} characters, expected at most {MAX_TOKEN_BYTES}"
+            raise InvalidRequestError("freshness", reason)
+        required = self._signer.verify(freshness)
+        return Plan(consistency or "fresh", required, unverifiable=required is None)
+
+    async def decide(
+        self,
+        question: Question,
+        *,
+        consistency: Consistency | None = None,
+        freshness: str | None = None,
+        deadline: float | None = None,
+    ) -> Outcome:
+        """Decide a question without rate limits and audit.
+
+        Args:
+            question: What is asked.
+            consistency: ``fast``, ``fresh`` or ``full``.
+            freshness: A freshness token.
+            deadline: For the look-up, on the event loop's clock, in seconds.
+
+        Returns:
+            The decision. From the near cache it costs no round trip and may be as old as the
+            near cache's bound; otherwise one round trip on a hit.
+
+        Raises:
+            InvalidRequestError: ``consistency`` and ``freshness`` do not go together.
+            StoreError: The ``state`` server did not answer.
+        """
+        near = self.near
+        if near is not None and consistency is None and freshness is None:
+            now = near.now()
+            entry = near.get_coherent(question.digest, now)
+            if entry is not None:
+                return self._near_outcome(entry, now)
+        plan = self.plan(consistency, freshness)
+        glance = self.glance(question, use_entry=False)
+        found = await self.cache.get(question, self.revision, deadline=deadline)
+        return await self.settle(question, plan, glance, found)
+
+    def glance(self, question: Question, *, use_entry: bool) -> Glance:
+        """Look at what this process knows, before the server is asked; no I/O.
+
+        Args:
+            question: What is asked.
+            use_entry: Whether a decision of the near cache may be used.
+        """
+        near = self.near
+        if near is None:
+            return Glance(None, (0, 0, 0), asyncio.get_running_loop().time())
+        now = near.now()
+        entry = near.get(question.digest, now) if use_entry else None
+        _, policy_key, user_key = self.cache.generation_keys(question)
+        return Glance(entry, near.cache.epochs(policy_key, user_key), now)
+
+    async def settle(self, question: Question, plan: Plan, glance: Glance, found: Found) -> Outcome:
+        """Decide from what the server answered; evaluates when nothing valid is at hand."""
+        covered = self._covers(question, plan, found)
+        if covered and plan.consistency != "full":
+            entry = glance.entry
+            if entry is not None and entry.stamp == found.stamp:
+                self._refresh_ahead(question, glance, found, entry.expires - glance.at)
+                return self._near_outcome(entry, glance.at)
+            cached = found.decision
+            if cached is not None:
+                self._keep_near(question, glance, found.stamp, cached)
+                self._refresh_ahead(question, glance, found, cached.ttl_ms / 1000)
+                return Outcome(cached.allow, cached.reason, "valkey", cached.ttl, self.revision)
+        flight = self._start(question, plan, glance, found, may_store=covered)
+        evaluated = await flight.decision()
+        return Outcome(
+            evaluated.allow,
+            evaluated.reason,
+            evaluated.source,
+            0,
+            self._revision_with(evaluated.revision),
+            flight,
+        )
+
+    def _covers(self, question: Question, plan: Plan, found: Found) -> bool:
+        """Whether the server's generations are as fresh as the request demands.
+
+        One that is newer than what the server holds was lost in a failover. What is decided now is
+        right, but must not be kept: the server's tokens don't stand for it.
+        """
+        if plan.unverifiable:
+            return False
+        required = plan.required
+        if required is None or not required.concerns(question.policy, question.user_id):
+            return True
+        index = ("all", "policy", "user").index(required.scope)
+        return required.is_covered_by(found.tokens[index])
+
+    def _start(
+        self, question: Question, plan: Plan, glance: Glance, found: Found, *, may_store: bool
+    ) -> Flight:
+        async def keep(evaluated: Evaluated) -> int:
+            if not may_store or evaluated.decision is None:
+                return 0
+            stamp = found.stamp_under(self._revision_with(evaluated.revision))
+            ttl = await self.cache.put(question, evaluated.decision, stamp)
+            if ttl:
+                kept = CachedDecision(evaluated.allow, evaluated.reason, ttl * 1000)
+                self._keep_near(question, glance, stamp, kept)
+            return ttl
+
+        if plan.consistency == "full" or not may_store:
+            return self.evaluations.start(question, keep)
+        return self.evaluations.join(question, found.stamp, keep)
+
+    def _keep_near(
+        self,
+        question: Question,
+        glance: Glance,
+        stamp: str,
+        decision: CachedDecision,
+    ) -> None:
+        near = self.near
+        if near is None or self.cache.tiers.sensitivity(question.action) is Sensitivity.HIGH:
+            return
+        _, policy_key, user_key = self.cache.generation_keys(question)
+        entry = NearEntry(
+            allow=decision.allow,
+            reason=decision.reason,
+            stamp=stamp,
+            # Counted from before the server was asked: never longer than the server's copy.
+            expires=glance.at + decision.ttl_ms / 1000,
+            all_epoch=glance.epochs[0],
+            policy_epoch=glance.epochs[1],
+            user_epoch=glance.epochs[2],
+            policy_key=policy_key,
+            user_key=user_key,
+        )
+        near.cache.put(question.digest, entry)
+
+    def _refresh_ahead(
+        self, question: Question, glance: Glance, found: Found, seconds_left: float
+    ) -> None:
+        """Evaluate a decision again that is asked for repeatedly and about to expire."""
+        life = self.cache.tiers.for_action(question.action)
+        if seconds_left > life * REFRESH_SHARE:
+            return
+        if self._cooling.get(question.digest, False):
+            self._cooling.pop(question.digest, None)
+            self._start(question, FAST, glance, found, may_store=True)
+        else:
+            self._cooling.insert(question.digest, True)
+
+    def _near_outcome(self, entry: NearEntry, now: float) -> Outcome:
+        ttl = max(1, int(entry.expires - now))
+        return Outcome(entry.allow, entry.reason, "near", ttl, self.revision)

@@ -1,0 +1,220 @@
+"""A Rego program for the embedded engine: loaded, checked, evaluated on any thread.
+
+An engine may only be used, and dropped, by the thread that made it (regorus panics otherwise), so
+each thread builds its own from the same source.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+import weakref
+from itertools import count
+from typing import Any
+
+import msgspec
+
+from sark.errors import ConfigurationError, EvaluationError, PolicyError
+from sark.policy.evaluators.rego_source import RegoSource
+
+__all__ = ["RegoProgram"]
+
+# Each thread's engines by number of their program. Not an attribute of the program, which would
+# take the engines of all threads along when one of them drops it.
+_engines = threading.local()
+_numbers = count()
+
+# An input with the fields of every question, to find out at load what only shows on evaluation.
+_EMPTY_INPUT = '{"action":"","context":{},"resource":"","user_id":""}'
+_LOCATION = re.compile(r"-->\s*(?P<file>.+?):(?P<line>\d+):(?P<column>\d+)")
+_REASON = re.compile(r"^error: (?P<reason>.+)$", re.MULTILINE)
+# Errors that no input can excuse; others may be due to the empty input.
+_MISTAKE = re.compile(r"unsafe|could not find function|recursion detected|rule conflicts with")
+_NO_SUCH_RULE = "not a valid rule path"
+# What the engine answers for a rule without value. No decision looks like it: they are objects.
+_UNDEFINED = '"<undefined>"'
+# A rule with a reference for its head, such as ``decision.allow := true``.
+_PARTS_OF_DECISION = re.compile(r"^\s*(?:default\s+)?decision\s*[.\[]", re.MULTILINE)
+
+
+class _Expression(msgspec.Struct):
+    value: msgspec.Raw
+
+
+class _Row(msgspec.Struct):
+    expressions: list[_Expression]
+
+
+class _QueryResult(msgspec.Struct):
+    # Left out by the engine when the query is undefined.
+    result: list[_Row] = []
+
+
+_decode = msgspec.json.Decoder(_QueryResult).decode
+
+
+class RegoProgram:
+    """Modules and data, checked.
+
+    Args:
+        source: What to load.
+        policies: Names of the policies; each must define ``decision``.
+
+    Raises:
+        PolicyError: Something does not load; the message names file, line and reason.
+        ConfigurationError: The engine is not installed.
+    """
+
+    def __init__(self, source: RegoSource, policies: tuple[str, ...]) -> None:
+        self.source = source
+        self._number = str(next(_numbers))
+        # Evaluating a rule is a quarter cheaper than a query, but a decision that is put together
+        # from parts is no rule to the engine.
+        self._in_parts: set[str] = set()
+        self._check(policies)
+
+    def evaluate(self, policy: str, input_json: bytes) -> bytes | str | None:
+        """Evaluate ``data.sark.<policy>.decision``.
+
+        Args:
+            policy: Name of the policy.
+            input_json: The ``input`` document.
+
+        Returns:
+            The value as JSON; None when it is undefined.
+
+        Raises:
+            EvaluationError: The engine reported an error, or panicked.
+        """
+        engine = self._engine()
+        path = f"data.sark.{policy}.decision"
+        try:
+            engine.set_input_json(input_json.decode())
+            if policy in self._in_parts:
+                rows = _decode(engine.eval_query_as_json(path)).result
+                return bytes(rows[0].expressions[0].value) if rows else None
+            document: str = engine.eval_rule_as_json(path)
+        except BaseException as error:  # noqa: BLE001 - a panic of the engine is a BaseException
+            raise _evaluation_error(policy, error) from None
+        return None if document == _UNDEFINED else document
+
+    def _engine(self) -> Any:
+        engines = _engines.__dict__
+        if self._number not in engines:
+            for number in [n for n, (owner, _) in engines.items() if owner() is None]:
+                del engines[number]
+            engines[self._number] = (weakref.ref(self), _load(self.source))
+        return engines[self._number][1]
+
+    def _check(self, policies: tuple[str, ...]) -> None:
+        """Evaluate every entry point: unsafe variables only show then.
+
+        Without any input first, when nothing is excused; then with the empty one, which gets
+        further but may break a builtin that a real input would not.
+        """
+        engine = self._engine()
+        for policy in policies:
+            self._try(engine, policy, re.compile(""))
+        engine.set_input_json(_EMPTY_INPUT)
+        for policy in policies:
+            self._try(engine, policy, _MISTAKE)
+
+    def _try(self, engine: Any, policy: str, fatal: re.Pattern[str]) -> None:
+        path = f"data.sark.{policy}.decision"
+        try:
+            if policy in self._in_parts:
+                engine.eval_query_as_json(path)
+            else:
+                engine.eval_rule_as_json(path)
+        except RuntimeError as error:
+            text = str(error)
+            if text.startswith(_NO_SUCH_RULE):
+                self._accept_parts(policy)
+            elif fatal.search(text):
+                raise _policy_error(self.source, text) from None
+
+    def _accept_parts(self, policy: str) -> None:
+        package = re.compile(rf"^package\s+sark\.{policy}(?:\.decision)?\s*$", re.MULTILINE)
+        for _, text in self.source.modules:
+            found = package.search(text)
+            if found and (".decision" in found[0] or _PARTS_OF_DECISION.search(text)):
+                self._in_parts.add(policy)
+                return
+        raise PolicyError(
+            f"{self.source.root}: no rule data.sark.{policy}.decision; "
+            f"SARK_POLICIES names the policy {policy!r}"
+        )
+
+
+def _load(source: RegoSource) -> Any:
+    try:
+        import regorus
+    except ImportError:
+        raise ConfigurationError(
+            "the embedded Rego engine is not installed: pip install 'sark[embedded]'"
+        ) from None
+    engine = regorus.Engine()
+    for name, text in source.modules:
+        try:
+            engine.add_policy(name, text)
+        except RuntimeError as error:
+            raise _policy_error(source, str(error)) from None
+    _refuse_shadowed(engine, source)
+    try:
+        engine.add_data_json(msgspec.json.encode(source.data).decode())
+    except RuntimeError as error:
+        raise PolicyError(f"{source.root}: data: {str(error).splitlines()[0]}") from None
+    return engine
+
+
+def _refuse_shadowed(engine: Any, source: RegoSource) -> None:
+    """Refuse data where a rule stands: the engine would silently answer with the data instead.
+
+    Args:
+        engine: Has the modules, but no data yet.
+        source: Where both come from.
+    """
+    for package in engine.get_packages():
+        path, found = [], source.data
+        for part in package.split(".")[1:]:
+            path.append(part)
+            found = found.get(part, {})
+            if not isinstance(found, dict):
+                raise PolicyError(
+                    f"{source.where(path)}: {'.'.join(path)} is data and also a package"
+                )
+        for name in found:
+            if _is_rule(engine, f"{package}.{name}"):
+                raise PolicyError(
+                    f"{source.where([*path, name])}: "
+                    f"{'.'.join([*path, name])} is data and also a rule"
+                )
+
+
+def _is_rule(engine: Any, path: str) -> bool:
+    try:
+        engine.eval_rule_as_json(path)
+    except RuntimeError as error:
+        return not str(error).startswith(_NO_SUCH_RULE)
+    return True
+
+
+def _policy_error(source: RegoSource, text: str) -> PolicyError:
+    """Turn the engine's report, a drawing with a backtrace, into one line."""
+    location, reason = _LOCATION.search(text), _REASON.search(text)
+    why = reason["reason"] if reason else text.split("\n\nStack backtrace", 1)[0].strip()
+    why = " ".join(why.split())
+    if location is None:
+        return PolicyError(f"{source.root}: {why}")
+    file = source.root / location["file"]
+    return PolicyError(f"{file}:{location['line']}:{location['column']}: {why}")
+
+
+def _evaluation_error(policy: str, error: BaseException) -> BaseException:
+    if isinstance(error, KeyboardInterrupt | SystemExit | asyncio.CancelledError):
+        return error
+    location, reason = _LOCATION.search(str(error)), _REASON.search(str(error))
+    why = reason["reason"] if reason else str(error).split("\n", 1)[0]
+    at = f" at {location['file']}:{location['line']}" if location else ""
+    return EvaluationError(f"data.sark.{policy}.decision: {why}{at}")

@@ -1,0 +1,96 @@
+"""What keeps the near cache coherent: the change feed, the bound, and how soon changes arrive."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from sark.errors import StoreError
+from sark.events import Enforced, Hub, NearCacheChanged
+from sark.policy.freshness import generation_time
+from sark.policy.near import NearCache, NearEntry
+from sark.store import ServerClock, Store
+
+__all__ = ["NearFeed"]
+
+HEARTBEATS_PER_BOUND = 5
+CLOCK_INTERVAL_SECONDS = 5.0
+
+
+class NearFeed:
+    """A near cache with its change feed.
+
+    Args:
+        store: Whose generations are followed.
+        cache: The near cache.
+        bound: Most seconds that the feed may lag when the near cache is used alone.
+    """
+
+    def __init__(self, store: Store, cache: NearCache, *, bound: float) -> None:
+        self.cache = cache
+        self.bound = bound
+        self.now: Callable[[], float] = asyncio.get_running_loop().time
+        self._hub: Hub = store.hub
+        self._clock = ServerClock(store.state)
+        self._serving = False
+        self._feed = store.change_feed(
+            on_change=cache.changed,
+            on_message=self._revoked,
+            interval=bound / HEARTBEATS_PER_BOUND,
+        )
+        self._clock_task: asyncio.Task[None] | None = None
+
+    @property
+    def lag(self) -> float:
+        """Seconds since the moment up to which everything has been heard."""
+        return self.now() - self._feed.coherent_at
+
+    @property
+    def serving(self) -> bool:
+        """Whether the feed is within the bound."""
+        return self.lag <= self.bound
+
+    def start(self) -> None:
+        """Follow changes in the background until ``close``."""
+        self._feed.start()
+        self._clock_task = asyncio.create_task(self._read_clock_forever(), name="sark-clock")
+
+    async def close(self) -> None:
+        """Stop, and drop everything."""
+        if self._clock_task is not None:
+            self._clock_task.cancel()
+            await asyncio.gather(self._clock_task, return_exceptions=True)
+        await self._feed.close()
+
+    def get(self, digest: bytes, now: float) -> NearEntry | None:
+        """Find a decision whose stamp will be compared with the server's tokens."""
+        return self.cache.get(digest, now)
+
+    def get_coherent(self, digest: bytes, now: float) -> NearEntry | None:
+        """Find a decision that is valid as of no longer than the bound ago."""
+        within = now - self._feed.coherent_at <= self.bound
+        if within is not self._serving:
+            self._switch(within)
+        return self.cache.get(digest, now) if within else None
+
+    def _switch(self, serving: bool) -> None:
+        self._serving = serving
+        if not serving:
+            # What was kept while the feed was silent is suspect, also when it speaks again.
+            self.cache.empty()
+        self._hub.emit(NearCacheChanged(serving))
+
+    def _revoked(self, message: bytes) -> None:
+        """Measure how long an invalidation took from the server to here."""
+        scope, _, token = message.partition(b" ")
+        written = generation_time(token) / 1_000_000
+        if self._clock.known and written:
+            seconds = max(0.0, self._clock.now() - written)
+            self._hub.emit(Enforced(scope.decode(), seconds))
+
+    async def _read_clock_forever(self) -> None:
+        while True:
+            with contextlib.suppress(StoreError):
+                await self._clock.read()
+            await asyncio.sleep(CLOCK_INTERVAL_SECONDS if self._clock.known else 0.05)
