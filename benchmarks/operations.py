@@ -42,8 +42,8 @@ class Operations:
         self.drivers = drivers
         self._runtime = runtime
         self._workload = workload
-        self._cache = runtime.gateway.cache
-        self._revision = runtime.gateway.evaluator.revision
+        self._cache = runtime.gateway.decisions.cache
+        self._revision = runtime.gateway.decisions.revision
         self._questions = [workload.question(request) for request in workload.hits]
         self._decision_keys = [self._cache.decision_key(q) for q in self._questions]
         self._lookup_keys = [
@@ -70,9 +70,9 @@ class Operations:
     @classmethod
     async def of(cls, runtime: Runtime, drivers: Drivers, workload: Workload) -> Self:
         """Read a cached decision, so that the driver writes what the library writes."""
-        cache = runtime.gateway.cache
+        cache = runtime.gateway.decisions.cache
         question = workload.question(workload.hits[0])
-        found = await cache.get(question, runtime.gateway.evaluator.revision)
+        found = await cache.get(question, runtime.gateway.decisions.revision)
         value: bytes = await drivers.lean.get(cache.decision_key(question))
         return cls(runtime, drivers, workload, found, value)
 

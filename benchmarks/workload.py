@@ -60,7 +60,7 @@ def read_requests(path: Path = REQUESTS) -> list[Request]:
         question = Question.ask(
             "any", request.user_id, request.action, request.resource, request.context
         )
-        found.setdefault(question.digest, complete)
+        found.setdefault(question.digest.hex(), complete)
     return list(found.values())
 
 

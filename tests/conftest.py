@@ -9,6 +9,7 @@ from contextlib import ExitStack
 import pytest
 import valkey
 from hypothesis import settings
+
 from tests.support.servers import ValkeyServer
 
 NO_EXPIRY = -1

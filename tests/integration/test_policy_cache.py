@@ -12,7 +12,7 @@ from sark.events import CacheWriteFailed, Hub, Looked
 from sark.policy import Decision, Found, PolicyCache, Question, TtlTiers
 from sark.policy.decision import encode_entry
 from sark.store import Store
-from tests.support.gateways import later, open_store, question
+from tests.support.gateways import later, open_store, policy_cache, question
 from tests.support.probe import count_round_trips
 from tests.support.servers import ValkeyServer
 
@@ -32,7 +32,7 @@ async def test_a_decision_is_missed_once_and_then_found(server: ValkeyServer) ->
     hub, looks = Hub(), list[Looked]()
     hub.on(Looked, looks.append)
     async with open_store(server.url, hub=hub) as store:
-        cache, asked = PolicyCache(store), question()
+        cache, asked = policy_cache(store), question()
         assert (await look(cache, asked)).result == "absent"
         assert await fill(cache, asked) == 3600
         found = await look(cache, asked)
@@ -69,7 +69,7 @@ async def test_the_ttl_is_the_policys_but_never_longer_than_the_tier(
     server: ValkeyServer, action: str, ttl: int | None, kept: int
 ) -> None:
     async with open_store(server.url) as store:
-        cache, asked = PolicyCache(store), question(action=action)
+        cache, asked = policy_cache(store), question(action=action)
         assert await fill(cache, asked, Decision(allow=True, ttl=ttl)) == kept
         with server.client() as client:
             left = client.pttl(cache.decision_key(asked))
@@ -94,7 +94,7 @@ async def test_what_may_not_be_kept_is_not_even_sent(
         count_round_trips(server) as (url, counts),
         open_store(url, hub=hub) as store,
     ):
-        cache, asked = PolicyCache(store), question()
+        cache, asked = policy_cache(store), question()
         found = await look(cache, asked)
         counts.reset()
         assert await cache.put(asked, decision, found.stamp, deadline=later()) == 0
@@ -122,7 +122,7 @@ async def test_a_corrupt_or_foreign_value_is_a_miss_and_is_overwritten(
     server: ValkeyServer, stored: bytes
 ) -> None:
     async with open_store(server.url) as store:
-        cache, asked = PolicyCache(store), question()
+        cache, asked = policy_cache(store), question()
         await fill(cache, asked)
         with server.client() as client:
             client.set(cache.decision_key(asked), stored, ex=60)
@@ -133,7 +133,7 @@ async def test_a_corrupt_or_foreign_value_is_a_miss_and_is_overwritten(
 
 async def test_a_key_of_another_type_is_a_miss_and_is_overwritten(server: ValkeyServer) -> None:
     async with open_store(server.url) as store:
-        cache, asked = PolicyCache(store), question()
+        cache, asked = policy_cache(store), question()
         keys = [cache.decision_key(asked), *cache.generation_keys(asked)]
         for key in keys:
             await fill(cache, asked)
@@ -149,7 +149,7 @@ async def test_a_key_of_another_type_is_a_miss_and_is_overwritten(server: Valkey
 
 async def test_a_decision_of_another_revision_is_a_miss(server: ValkeyServer) -> None:
     async with open_store(server.url) as store:
-        cache, asked = PolicyCache(store), question()
+        cache, asked = policy_cache(store), question()
         await fill(cache, asked)
         assert (await look(cache, asked, "r2")).result == "stale"
         assert (await look(cache, asked, "")).result == "stale"
@@ -160,7 +160,7 @@ async def test_a_decision_filed_under_anothers_key_is_still_judged_by_its_stamp(
     server: ValkeyServer,
 ) -> None:
     async with open_store(server.url) as store:
-        cache, alice, bob = PolicyCache(store), question("alice"), question("bob")
+        cache, alice, bob = policy_cache(store), question("alice"), question("bob")
         await fill(cache, alice)
         await look(cache, bob)
         with server.client() as client:
@@ -171,7 +171,7 @@ async def test_a_decision_filed_under_anothers_key_is_still_judged_by_its_stamp(
 
 async def test_looking_costs_one_command_and_storing_one(server: ValkeyServer) -> None:
     async with count_round_trips(server) as (url, counts), open_store(url) as store:
-        cache, asked = PolicyCache(store), question()
+        cache, asked = policy_cache(store), question()
         found = await look(cache, asked)
         counts.reset()
         await cache.put(asked, ALLOW, found.stamp, deadline=later())
@@ -184,7 +184,7 @@ async def test_looking_costs_one_command_and_storing_one(server: ValkeyServer) -
 
 async def test_a_server_that_forgot_the_scripts_is_given_them_again(server: ValkeyServer) -> None:
     async with open_store(server.url) as store:
-        cache, asked = PolicyCache(store), question()
+        cache, asked = policy_cache(store), question()
         await fill(cache, asked)
         with server.client() as client:
             client.script_flush()
@@ -193,7 +193,7 @@ async def test_a_server_that_forgot_the_scripts_is_given_them_again(server: Valk
 
 async def test_many_callers_that_find_no_tokens_agree_on_new_ones(server: ValkeyServer) -> None:
     async with open_store(server.url) as store:
-        cache, asked = PolicyCache(store), question()
+        cache, asked = policy_cache(store), question()
         found = await asyncio.gather(*(look(cache, asked) for _ in range(50)))
         assert len({each.stamp for each in found}) == 1
 
@@ -203,7 +203,7 @@ async def test_a_restart_costs_a_miss_though_everything_survived(
 ) -> None:
     own = private_server({"appendonly": "yes", "appendfsync": "always"})
     async with open_store(own.url) as store:
-        cache, asked = PolicyCache(store), question()
+        cache, asked = policy_cache(store), question()
         await fill(cache, asked)
         keys = [cache.decision_key(asked), *cache.generation_keys(asked)]
         before = stored(own, keys)
@@ -211,9 +211,9 @@ async def test_a_restart_costs_a_miss_though_everything_survived(
         assert stored(own, keys) == before
         assert None not in before
         async with open_store(own.url) as fresh:
-            assert (await look(PolicyCache(fresh), asked)).result == "stale"
-            await fill(PolicyCache(fresh), asked)
-            assert (await look(PolicyCache(fresh), asked)).result == "hit"
+            assert (await look(policy_cache(fresh), asked)).result == "stale"
+            await fill(policy_cache(fresh), asked)
+            assert (await look(policy_cache(fresh), asked)).result == "hit"
 
 
 def stored(server: ValkeyServer, keys: list[str]) -> list[Any]:
@@ -227,7 +227,7 @@ async def test_split_servers_hold_what_is_theirs(
 ) -> None:
     own = private_server()
     async with open_store(server.url, cache_url=own.url) as store:
-        cache, asked = PolicyCache(store), question()
+        cache, asked = policy_cache(store), question()
         await fill(cache, asked)
         assert (await look(cache, asked)).result == "hit"
         assert names(own) == {cache.decision_key(asked)}
@@ -249,7 +249,7 @@ async def test_a_cache_server_that_is_down_is_a_miss(
     hub, failures = Hub(), list[CacheWriteFailed]()
     hub.on(CacheWriteFailed, failures.append)
     async with open_store(server.url, cache_url=own.url, hub=hub) as store:
-        cache, asked = PolicyCache(store), question()
+        cache, asked = policy_cache(store), question()
         await fill(cache, asked)
         own.kill()
         found = await cache.get(asked, "r1", deadline=later(0.2))
@@ -266,7 +266,7 @@ def names(server: ValkeyServer) -> set[str]:
 async def renewed_ttl(store: Store, server: ValkeyServer, left: int, *, hit: bool) -> int:
     """Give a user's token so many seconds to live, look once, and tell what it then has."""
     tiers = TtlTiers(high=10, medium=20, low=30)
-    cache, asked = PolicyCache(store, tiers), question()
+    cache, asked = policy_cache(store, tiers), question()
     await fill(cache, asked)
     token = cache.generation_keys(asked)[2]
     with server.client() as client:
@@ -291,7 +291,7 @@ async def test_a_users_token_outlives_every_decision_stamped_with_it(
 
 async def test_only_a_users_token_expires(server: ValkeyServer) -> None:
     async with open_store(server.url) as store:
-        cache, asked = PolicyCache(store), question()
+        cache, asked = policy_cache(store), question()
         await fill(cache, asked)
         with server.client() as client:
             ttls = [client.ttl(key) for key in cache.generation_keys(asked)]
@@ -301,7 +301,7 @@ async def test_only_a_users_token_expires(server: ValkeyServer) -> None:
 
 async def test_a_users_token_without_ttl_gets_one(server: ValkeyServer) -> None:
     async with open_store(server.url) as store:
-        cache, asked = PolicyCache(store), question()
+        cache, asked = policy_cache(store), question()
         await fill(cache, asked)
         with server.client() as client:
             client.persist(cache.generation_keys(asked)[2])

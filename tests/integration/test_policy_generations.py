@@ -12,7 +12,16 @@ from sark.events import GenerationChanged, Hub
 from sark.gateway import Answer
 from sark.policy import Decision, PolicyCache, Question
 from sark.policy.generations import Generations
-from tests.support.gateways import Scripted, ask, later, open_gateway, open_store, question
+from tests.support.gateways import (
+    Scripted,
+    ask,
+    generations,
+    later,
+    open_gateway,
+    open_store,
+    policy_cache,
+    question,
+)
 from tests.support.servers import ValkeyServer
 
 USERS = [
@@ -73,7 +82,7 @@ SCOPES: list[tuple[str, Invalidate, set[tuple[str, str]]]] = [
 
 async def test_an_invalidation_revokes_its_scope_and_nothing_else(server: ValkeyServer) -> None:
     async with open_store(server.url) as store:
-        cache = PolicyCache(store)
+        cache = policy_cache(store)
         for name, invalidate, revoked in SCOPES:
             for asked in QUESTIONS:
                 await fill(cache, asked)
@@ -84,7 +93,7 @@ async def test_an_invalidation_revokes_its_scope_and_nothing_else(server: Valkey
 
 async def test_another_process_sees_it_at_once(server: ValkeyServer) -> None:
     async with open_store(server.url) as one, open_store(server.url) as other:
-        writer, reader = PolicyCache(one), PolicyCache(other)
+        writer, reader = policy_cache(one), policy_cache(other)
         for _ in range(20):
             await fill(writer, question())
             assert (await reader.get(question(), "r1")).result == "hit"
@@ -94,7 +103,7 @@ async def test_another_process_sees_it_at_once(server: ValkeyServer) -> None:
 
 async def test_a_lost_token_costs_misses_and_never_revives(server: ValkeyServer) -> None:
     async with open_store(server.url) as store:
-        cache, asked = PolicyCache(store), question()
+        cache, asked = policy_cache(store), question()
         for lost in range(3):
             await fill(cache, asked)
             assert (await cache.get(asked, "r1")).result == "hit"
@@ -111,7 +120,7 @@ async def test_a_token_lost_right_after_an_invalidation_does_not_undo_it(
     server: ValkeyServer,
 ) -> None:
     async with open_store(server.url) as store:
-        cache, asked = PolicyCache(store), question()
+        cache, asked = policy_cache(store), question()
         for lost in range(3):
             await fill(cache, asked)
             for invalidate in (
@@ -128,7 +137,7 @@ async def test_a_token_lost_right_after_an_invalidation_does_not_undo_it(
 
 async def test_tokens_are_unique_and_later_than_the_one_before(server: ValkeyServer) -> None:
     async with open_store(server.url) as one, open_store(server.url) as other:
-        writers = [Generations(store, user_token_ttl=60) for store in (one, other)]
+        writers = [generations(store) for store in (one, other)]
         tokens = await asyncio.gather(*(writers[n % 2].invalidate_all() for n in range(200)))
         assert len(set(tokens)) == 200
         times = [int(token.split("-", 1)[0]) for token in tokens]
@@ -147,7 +156,7 @@ async def test_a_token_from_the_future_is_still_followed_by_a_later_one(
         client.set("policy:version:authz", f"{future}-old")
         client.set("policy:user_version:alice", f"{future}-old", ex=60)
     async with open_store(server.url) as store:
-        cache, asked = PolicyCache(store), question()
+        cache, asked = policy_cache(store), question()
         generations = cache.generations
         for expected in (future + 1, future + 2):
             for write in (
@@ -164,7 +173,7 @@ async def test_a_token_from_the_future_is_still_followed_by_a_later_one(
 @pytest.mark.parametrize("broken", ["", "abc", "-5-x", "99999999999999999999999-x", "\xff"])
 async def test_a_broken_token_is_replaced_by_a_right_one(server: ValkeyServer, broken: str) -> None:
     async with open_store(server.url) as store:
-        cache, asked = PolicyCache(store), question()
+        cache, asked = policy_cache(store), question()
         for key in cache.generation_keys(asked):
             with server.client() as client:
                 client.set(key, broken, ex=60)
@@ -179,12 +188,12 @@ async def test_a_broken_token_is_replaced_by_a_right_one(server: ValkeyServer, b
 
 async def test_the_users_token_gets_its_ttl_anew(server: ValkeyServer) -> None:
     async with open_store(server.url) as store:
-        generations = Generations(store, user_token_ttl=60)
-        await generations.invalidate_user("alice")
-        await generations.invalidate_policy("authz")
+        writer = generations(store)
+        await writer.invalidate_user("alice")
+        await writer.invalidate_policy("authz")
         with server.client() as client:
             client.expire("policy:user_version:alice", 5)
-            await generations.invalidate_user("alice")
+            await writer.invalidate_user("alice")
             assert 55 <= client.ttl("policy:user_version:alice") <= 60
             assert client.ttl("policy:version:authz") == -1
 
@@ -193,12 +202,12 @@ async def test_an_invalidation_is_reported_once_it_is_written(server: ValkeyServ
     hub, seen = Hub(), list[GenerationChanged]()
     hub.on(GenerationChanged, seen.append)
     async with open_store(server.url, hub=hub) as store:
-        generations = Generations(store, user_token_ttl=60)
-        await generations.invalidate_all()
-        await generations.invalidate_policy("authz")
-        await generations.invalidate_user("alice")
+        writer = generations(store)
+        await writer.invalidate_all()
+        await writer.invalidate_policy("authz")
+        await writer.invalidate_user("alice")
         with pytest.raises(InvalidRequestError):
-            await generations.invalidate_user("")
+            await writer.invalidate_user("")
     assert [(each.scope, each.name) for each in seen] == [
         ("all", ""),
         ("policy", "authz"),
@@ -213,15 +222,15 @@ async def test_an_invalidation_that_may_not_have_happened_raises(
     hub, seen = Hub(), list[GenerationChanged]()
     hub.on(GenerationChanged, seen.append)
     async with open_store(own.url, hub=hub, valkey_socket_timeout=0.2) as store:
-        generations = Generations(store, user_token_ttl=60)
-        await generations.invalidate_all()
+        writer = generations(store)
+        await writer.invalidate_all()
         with own.paused(), pytest.raises(StoreTimeoutError):
-            await generations.invalidate_user("alice")
+            await writer.invalidate_user("alice")
         own.kill()
         for write in (
-            generations.invalidate_all,
-            lambda: generations.invalidate_policy("authz"),
-            lambda: generations.invalidate_user("alice"),
+            writer.invalidate_all,
+            lambda: writer.invalidate_policy("authz"),
+            lambda: writer.invalidate_user("alice"),
         ):
             with pytest.raises(StoreError):
                 await write()
@@ -259,12 +268,12 @@ async def test_a_decision_overtaken_by_an_invalidation_is_stored_but_never_serve
     async with open_gateway(server.url, Scripted(gate)) as gateway:
         overtaken = asyncio.create_task(gateway.authorize(ask()))
         await gate.begun.wait()
-        await invalidate(gateway.cache.generations)
+        await invalidate(gateway.decisions.cache.generations)
         gate.open.set()
         first = await overtaken
         assert (first.reason, first.cached, first.ttl) == ("1", False, 3600)
         with server.client() as client:
-            assert client.exists(gateway.cache.decision_key(question()))
+            assert client.exists(gateway.decisions.cache.decision_key(question()))
         second = await gateway.authorize(ask())
         assert (second.reason, second.cached) == ("2", False)
         third = await gateway.authorize(ask())
@@ -276,8 +285,8 @@ async def test_a_newer_decision_survives_an_invalidation_elsewhere(server: Valke
     async with open_gateway(server.url, Scripted(gate), policies=("authz", "tools")) as gateway:
         running = asyncio.create_task(gateway.authorize(ask()))
         await gate.begun.wait()
-        await gateway.cache.generations.invalidate_user("alice2")
-        await gateway.cache.generations.invalidate_policy("tools")
+        await gateway.decisions.cache.generations.invalidate_user("alice2")
+        await gateway.decisions.cache.generations.invalidate_policy("tools")
         gate.open.set()
         await running
         assert (await gateway.authorize(ask())).cached == "valkey"
@@ -290,7 +299,7 @@ async def test_a_stale_decision_that_overwrites_a_newer_one_costs_a_miss_only(
     async with open_gateway(server.url, Scripted(gate)) as gateway:
         old = asyncio.create_task(gateway.authorize(ask()))
         await gate.begun.wait()
-        await gateway.cache.generations.invalidate_user("alice")
+        await gateway.decisions.cache.generations.invalidate_user("alice")
         held, gate.open = gate.open, asyncio.Event()
         gate.open.set()
         assert (await gateway.authorize(ask())).reason == "2"
@@ -332,7 +341,7 @@ async def test_under_load_nothing_older_than_an_acknowledged_invalidation_is_ser
         readers = [asyncio.create_task(read(number)) for number in range(8)]
         for _ in range(60):
             before = evaluations
-            await one.cache.generations.invalidate_user("alice")
+            await one.decisions.cache.generations.invalidate_user("alice")
             acknowledged = before
             await other.authorize(ask())
         over = True

@@ -118,21 +118,21 @@ class Revocation(RuleBasedStateMachine):
     @rule()
     def invalidate_all(self) -> None:
         at = self.evaluations
-        self.loop.run(self.gateway.cache.generations.invalidate_all())
+        self.loop.run(self.gateway.decisions.cache.generations.invalidate_all())
         self.everything = at
         self.forget(lambda _: True)
 
     @rule(policy=POLICIES)
     def invalidate_policy(self, policy: str) -> None:
         at = self.evaluations
-        self.loop.run(self.gateway.cache.generations.invalidate_policy(policy))
+        self.loop.run(self.gateway.decisions.cache.generations.invalidate_policy(policy))
         self.policies[policy] = at
         self.forget(lambda subject: subject[1] == policy)
 
     @rule(user=USERS)
     def invalidate_user(self, user: str) -> None:
         at = self.evaluations
-        self.loop.run(self.gateway.cache.generations.invalidate_user(user))
+        self.loop.run(self.gateway.decisions.cache.generations.invalidate_user(user))
         self.users[user] = at
         self.forget(lambda subject: subject[0] == user)
 
@@ -146,7 +146,7 @@ class Revocation(RuleBasedStateMachine):
 
     @rule(user=USERS, policy=POLICIES)
     def corrupt(self, user: str, policy: str) -> None:
-        key = self.gateway.cache.decision_key(question(user, policy=policy))
+        key = self.gateway.decisions.cache.decision_key(question(user, policy=policy))
         with self.server.client() as client:
             client.set(key, b'{"allow":true', ex=60)
         self.cached.discard((user, policy))

@@ -18,7 +18,12 @@ from sark.errors import QueueFullError
 from sark.events import Hub
 from sark.gateway import Gateway, Request
 from sark.policy import Decision, PolicyCache, Question, TtlTiers
-from sark.policy.evaluators import Evaluator
+from sark.policy.decisions import Decisions
+from sark.policy.evaluation import Evaluations
+from sark.policy.evaluators import Evaluation, Evaluator
+from sark.policy.freshness import FreshnessSigner
+from sark.policy.generations import Generations
+from sark.policy.near_feed import NearFeed
 from sark.ratelimit import Identity, Limit, RateLimiter
 from sark.settings import Settings
 from sark.siem import AuditEvent, EventQueue, QueueBounds, Refusals, new_event_id, now
@@ -32,6 +37,7 @@ Decide = Callable[[str, bytes], Awaitable[Decision | None]]
 PATIENCE_SECONDS = 30.0
 QUEUE = "siem:event_queue"
 ACCOUNT = "siem:account"
+SIGNER = FreshnessSigner(b"a key of the tests, 32 bytes long")
 
 
 class Scripted:
@@ -50,11 +56,12 @@ class Scripted:
         self.asked: list[tuple[str, bytes]] = []
         self.decide = decide if decide is not None else Decision(allow=True, reason="scripted")
 
-    async def evaluate(self, policy: str, input_json: bytes) -> Decision | None:
+    async def evaluate(self, policy: str, input_json: bytes) -> Evaluation:
         self.asked.append((policy, input_json))
+        revision = self.revision
         if isinstance(self.decide, Decision):
-            return self.decide
-        return await self.decide(policy, input_json)
+            return Evaluation(self.decide, revision)
+        return Evaluation(await self.decide(policy, input_json), revision)
 
     async def close(self) -> None:
         pass
@@ -67,6 +74,31 @@ async def open_store(
     """Open the ``state`` server at ``url``, which holds the cache too unless told otherwise."""
     async with Store(Topology(cache_url or url, url), Settings(**settings), hub) as store:
         yield store
+
+
+def generations(store: Store, *, user_token_ttl: int = 60, replicas: int = 0) -> Generations:
+    """Make what writes generation tokens."""
+    return Generations(store, signer=SIGNER, user_token_ttl=user_token_ttl, replicas=replicas)
+
+
+def policy_cache(store: Store, tiers: TtlTiers | None = None, **options: Any) -> PolicyCache:
+    """Make a cache without jitter, whose user tokens live twice as long as any decision."""
+    tiers = tiers or TtlTiers()
+    made = generations(store, user_token_ttl=2 * tiers.longest)
+    return PolicyCache(store, made, tiers, **options)
+
+
+def policy_decisions(
+    cache: PolicyCache,
+    evaluator: Evaluator,
+    *,
+    near: NearFeed | None = None,
+    timeout: float = PATIENCE_SECONDS,
+    hub: Hub | None = None,
+) -> Decisions:
+    """Make what decides, without a near cache unless given."""
+    evaluations = Evaluations(evaluator, timeout=timeout, hub=hub or Hub())
+    return Decisions(cache, near, evaluations, SIGNER)
 
 
 @asynccontextmanager
@@ -86,19 +118,24 @@ async def open_gateway(
 ) -> AsyncIterator[Gateway]:
     """Open a gateway; its pending events are flushed at the end."""
     async with open_store(url, cache_url=cache_url, hub=hub, **settings) as store:
+        decisions = policy_decisions(
+            policy_cache(store, tiers),
+            evaluator or Scripted(),
+            timeout=evaluator_timeout,
+            hub=store.hub,
+        )
         gateway = Gateway(
             store,
             policies=policies,
-            evaluator=evaluator or Scripted(),
-            cache=PolicyCache(store, tiers),
+            decisions=decisions,
             limiter=RateLimiter(store, limit),
             queue=EventQueue(store, bounds or QueueBounds(), flush_timeout=budget),
             budget=budget,
-            evaluator_timeout=evaluator_timeout,
         )
         try:
             yield gateway
         finally:
+            await decisions.evaluations.close()
             await gateway.queue.close()
 
 

@@ -40,7 +40,7 @@ def asked(user_id: str = "u", context: dict[str, Any] | None = None) -> bytes:
 
 async def test_a_decision_is_all_that_the_policy_returns(load: Load) -> None:
     engine = load('decision := {"allow": true, "reason": "é\\n\\"", "ttl": 7, "cacheable": false}')
-    decision = await engine.evaluate("authz", asked())
+    decision = (await engine.evaluate("authz", asked())).decision
     assert decision == Decision(allow=True, reason='é\n"', ttl=7, cacheable=False)
 
 
@@ -48,7 +48,7 @@ async def test_the_policy_sees_exactly_the_input(load: Load) -> None:
     engine = load('decision := {"allow": false, "reason": json.marshal(input)}')
     context: dict[str, Any] = {"n": [1, 2.5, -3, None, True], "\u212b": {"e\u0301": "\x00"}}
     question = Question.ask("authz", "ü:{*}", "server:read", "r\n", context)
-    decision = await engine.evaluate("authz", question.input)
+    decision = (await engine.evaluate("authz", question.input)).decision
     assert decision is not None
     seen = Question.ask("authz", **_fields(decision.reason))
     assert seen.input == question.input
@@ -66,10 +66,12 @@ async def test_data_are_below_their_directory(load: Load, tmp_path: Path) -> Non
     engine = load(
         'decision := {"allow": input.user_id in data.org.admins, "reason": data.org.since}'
     )
-    assert await engine.evaluate("authz", asked("root")) == Decision(
+    assert (await engine.evaluate("authz", asked("root"))).decision == Decision(
         allow=True, reason="2026-01-02"
     )
-    assert await engine.evaluate("authz", asked("u")) == Decision(allow=False, reason="2026-01-02")
+    assert (await engine.evaluate("authz", asked("u"))).decision == Decision(
+        allow=False, reason="2026-01-02"
+    )
 
 
 async def test_each_policy_has_its_own_decision(tmp_path: Path) -> None:
@@ -77,14 +79,14 @@ async def test_each_policy_has_its_own_decision(tmp_path: Path) -> None:
         text = f'package sark.{name}\nimport rego.v1\ndecision := {{"allow": {allow}}}\n'
         (tmp_path / f"{name}.rego").write_text(text)
     engine = EmbeddedRego(tmp_path, ("authz", "tools"))
-    assert await engine.evaluate("authz", asked()) == Decision(allow=True)
-    assert await engine.evaluate("tools", asked()) == Decision(allow=False)
+    assert (await engine.evaluate("authz", asked())).decision == Decision(allow=True)
+    assert (await engine.evaluate("tools", asked())).decision == Decision(allow=False)
 
 
 async def test_undefined_is_no_decision(load: Load) -> None:
     engine = load('decision := {"allow": true} if input.user_id == "root"')
-    assert await engine.evaluate("authz", asked("u")) is None
-    assert await engine.evaluate("authz", asked("root")) == Decision(allow=True)
+    assert (await engine.evaluate("authz", asked("u"))).decision is None
+    assert (await engine.evaluate("authz", asked("root"))).decision == Decision(allow=True)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +130,7 @@ async def test_rules_that_conflict_on_an_input_are_a_failure(load: Load) -> None
     )
     with pytest.raises(EvaluationError, match="rule conflicts with rule"):
         await engine.evaluate("authz", asked("u"))
-    assert await engine.evaluate("authz", asked("v")) is None
+    assert (await engine.evaluate("authz", asked("v"))).decision is None
 
 
 async def test_a_failure_leaves_nothing_for_the_next_question(load: Load) -> None:
@@ -138,9 +140,9 @@ async def test_a_failure_leaves_nothing_for_the_next_question(load: Load) -> Non
     for turn in range(20):
         with pytest.raises(EvaluationError):
             await engine.evaluate("authz", asked(f"bad-{turn}", {"x": turn}))
-        decision = await engine.evaluate("authz", asked(f"good-{turn}", {"x": "ab"}))
+        decision = (await engine.evaluate("authz", asked(f"good-{turn}", {"x": "ab"}))).decision
         assert decision == Decision(allow=True, reason=f"good-{turn}")
-        assert await engine.evaluate("authz", asked(f"none-{turn}")) is None
+        assert (await engine.evaluate("authz", asked(f"none-{turn}"))).decision is None
 
 
 async def test_input_that_the_engine_cannot_read_is_a_failure(load: Load) -> None:
@@ -149,7 +151,7 @@ async def test_input_that_the_engine_cannot_read_is_a_failure(load: Load) -> Non
         with pytest.raises(EvaluationError) as caught:
             await engine.evaluate("authz", broken)
         assert "\n" not in str(caught.value)
-    assert await engine.evaluate("authz", asked()) == Decision(allow=True)
+    assert (await engine.evaluate("authz", asked())).decision == Decision(allow=True)
 
 
 def test_any_thread_with_any_loop_may_evaluate(load: Load) -> None:
@@ -160,7 +162,9 @@ def test_any_thread_with_any_loop_may_evaluate(load: Load) -> None:
         barrier.wait(10)
 
         async def ask_often() -> list[Decision | None]:
-            return [await engine.evaluate("authz", asked(f"u-{number}")) for _ in range(50)]
+            return [
+                (await engine.evaluate("authz", asked(f"u-{number}"))).decision for _ in range(50)
+            ]
 
         return asyncio.run(ask_often()) + asyncio.run(ask_often())
 
@@ -168,7 +172,8 @@ def test_any_thread_with_any_loop_may_evaluate(load: Load) -> None:
         answers = list(pool.map(work, range(4)))
     for number, decisions in enumerate(answers):
         assert decisions == [Decision(allow=number == 1, reason=f"u-{number}")] * 100
-    assert asyncio.run(engine.evaluate("authz", asked("u-1"))) == Decision(allow=True, reason="u-1")
+    last = asyncio.run(engine.evaluate("authz", asked("u-1")))
+    assert last.decision == Decision(allow=True, reason="u-1")
 
 
 def test_an_evaluator_may_end_while_another_thread_has_used_it(tmp_path: Path) -> None:
@@ -194,13 +199,13 @@ def test_an_evaluator_may_end_while_another_thread_has_used_it(tmp_path: Path) -
 
 
 def test_engines_of_evaluators_that_ended_do_not_pile_up(tmp_path: Path) -> None:
-    from sark.policy.evaluators import embedded_rego
+    from sark.policy.evaluators import rego_program
 
     (tmp_path / "a.rego").write_text(HEAD + 'decision := {"allow": true}\n')
     for _ in range(5):
         EmbeddedRego(tmp_path, ("authz",))
         gc.collect()
-    assert sum(owner() is None for owner, _ in embedded_rego._engines.__dict__.values()) <= 1
+    assert sum(owner() is None for owner, _ in rego_program._engines.__dict__.values()) <= 1
 
 
 @pytest.mark.parametrize("rules", ["decision := {", "decision := q", "verdict := 1"])

@@ -38,6 +38,18 @@ _UNDEFINED = '"<undefined>"'
 _PARTS_OF_DECISION = re.compile(r"^\s*(?:default\s+)?decision\s*[.\[]", re.MULTILINE)
 
 
+class _Held:
+    """Holds an engine, so that its own thread can drop it whoever else still holds this.
+
+    Frames in a traceback live for as long as the exception, and may be collected by any thread.
+    """
+
+    __slots__ = ("engine",)
+
+    def __init__(self, engine: Any) -> None:
+        self.engine = engine
+
+
 class _Expression(msgspec.Struct):
     value: msgspec.Raw
 
@@ -87,25 +99,26 @@ class RegoProgram:
         Raises:
             EvaluationError: The engine reported an error, or panicked.
         """
-        engine = self._engine()
+        held = self._held()
         path = f"data.sark.{policy}.decision"
         try:
-            engine.set_input_json(input_json.decode())
+            held.engine.set_input_json(input_json.decode())
             if policy in self._in_parts:
-                rows = _decode(engine.eval_query_as_json(path)).result
+                rows = _decode(held.engine.eval_query_as_json(path)).result
                 return bytes(rows[0].expressions[0].value) if rows else None
-            document: str = engine.eval_rule_as_json(path)
+            document: str = held.engine.eval_rule_as_json(path)
         except BaseException as error:  # noqa: BLE001 - a panic of the engine is a BaseException
             raise _evaluation_error(policy, error) from None
         return None if document == _UNDEFINED else document
 
-    def _engine(self) -> Any:
+    def _held(self) -> _Held:
         engines = _engines.__dict__
         if self._number not in engines:
             for number in [n for n, (owner, _) in engines.items() if owner() is None]:
-                del engines[number]
+                engines.pop(number)[1].engine = None
             engines[self._number] = (weakref.ref(self), _load(self.source))
-        return engines[self._number][1]
+        held: _Held = engines[self._number][1]
+        return held
 
     def _check(self, policies: tuple[str, ...]) -> None:
         """Evaluate every entry point: unsafe variables only show then.
@@ -113,20 +126,24 @@ class RegoProgram:
         Without any input first, when nothing is excused; then with the empty one, which gets
         further but may break a builtin that a real input would not.
         """
-        engine = self._engine()
-        for policy in policies:
-            self._try(engine, policy, re.compile(""))
-        engine.set_input_json(_EMPTY_INPUT)
-        for policy in policies:
-            self._try(engine, policy, _MISTAKE)
+        held = self._held()
+        try:
+            for policy in policies:
+                self._try(held, policy, re.compile(""))
+            held.engine.set_input_json(_EMPTY_INPUT)
+            for policy in policies:
+                self._try(held, policy, _MISTAKE)
+        except PolicyError:
+            held.engine = None
+            raise
 
-    def _try(self, engine: Any, policy: str, fatal: re.Pattern[str]) -> None:
+    def _try(self, held: _Held, policy: str, fatal: re.Pattern[str]) -> None:
         path = f"data.sark.{policy}.decision"
         try:
             if policy in self._in_parts:
-                engine.eval_query_as_json(path)
+                held.engine.eval_query_as_json(path)
             else:
-                engine.eval_rule_as_json(path)
+                held.engine.eval_rule_as_json(path)
         except RuntimeError as error:
             text = str(error)
             if text.startswith(_NO_SUCH_RULE):
@@ -147,35 +164,43 @@ class RegoProgram:
         )
 
 
-def _load(source: RegoSource) -> Any:
+def _load(source: RegoSource) -> _Held:
     try:
         import regorus
     except ImportError:
         raise ConfigurationError(
             "the embedded Rego engine is not installed: pip install 'sark[embedded]'"
         ) from None
-    engine = regorus.Engine()
+    held = _Held(regorus.Engine())
+    try:
+        _fill(held, source)
+    except PolicyError:
+        held.engine = None
+        raise
+    return held
+
+
+def _fill(held: _Held, source: RegoSource) -> None:
     for name, text in source.modules:
         try:
-            engine.add_policy(name, text)
+            held.engine.add_policy(name, text)
         except RuntimeError as error:
             raise _policy_error(source, str(error)) from None
-    _refuse_shadowed(engine, source)
+    _refuse_shadowed(held, source)
     try:
-        engine.add_data_json(msgspec.json.encode(source.data).decode())
+        held.engine.add_data_json(msgspec.json.encode(source.data).decode())
     except RuntimeError as error:
         raise PolicyError(f"{source.root}: data: {str(error).splitlines()[0]}") from None
-    return engine
 
 
-def _refuse_shadowed(engine: Any, source: RegoSource) -> None:
+def _refuse_shadowed(held: _Held, source: RegoSource) -> None:
     """Refuse data where a rule stands: the engine would silently answer with the data instead.
 
     Args:
-        engine: Has the modules, but no data yet.
+        held: Has the modules, but no data yet.
         source: Where both come from.
     """
-    for package in engine.get_packages():
+    for package in held.engine.get_packages():
         path, found = [], source.data
         for part in package.split(".")[1:]:
             path.append(part)
@@ -185,16 +210,16 @@ def _refuse_shadowed(engine: Any, source: RegoSource) -> None:
                     f"{source.where(path)}: {'.'.join(path)} is data and also a package"
                 )
         for name in found:
-            if _is_rule(engine, f"{package}.{name}"):
+            if _is_rule(held, f"{package}.{name}"):
                 raise PolicyError(
                     f"{source.where([*path, name])}: "
                     f"{'.'.join([*path, name])} is data and also a rule"
                 )
 
 
-def _is_rule(engine: Any, path: str) -> bool:
+def _is_rule(held: _Held, path: str) -> bool:
     try:
-        engine.eval_rule_as_json(path)
+        held.engine.eval_rule_as_json(path)
     except RuntimeError as error:
         return not str(error).startswith(_NO_SUCH_RULE)
     return True
