@@ -27,8 +27,8 @@ from sark.events import Decided, LimitRefused, Looked, LookupResult
 from sark.policy import Found, JsonValue, Question
 from sark.policy.decisions import Consistency, Decisions, Glance, Outcome
 from sark.policy.generations import LOOKUP_FRAGMENTS, fresh_nonce
-from sark.policy.question import check_text
-from sark.ratelimit import Charge, Identity, LimitState, RateLimiter
+from sark.policy.question import check_context, check_size, check_text
+from sark.ratelimit import Charge, Identity, LimitState, RateLimiter, canonical_ip
 from sark.ratelimit.limits import CHARGE_FRAGMENT
 from sark.siem import AuditEvent, EventQueue, Refusals, new_event_id, now
 from sark.store import Argument, Store, load_script
@@ -209,11 +209,18 @@ class Gateway:
         if policy not in self.policies:
             known = ", ".join(self.policies)
             raise UnknownPolicyError("policy", f"got {policy[:64]!r}, expected one of: {known}")
-        context: dict[str, JsonValue] = request.context
-        question = Question.ask(policy, request.user_id, request.action, request.resource, context)
+        ip = None if request.ip is None else canonical_ip(request.ip)
         if request.api_key_id is not None:
             check_text("api_key_id", request.api_key_id)
-        identities = self._limiter.identities(request.user_id, request.ip, request.api_key_id)
+        context: dict[str, JsonValue] = request.context
+        rules = self.decisions.cache.rules
+        seen = rules.project(policy, context, ip, request.api_key_id)
+        if seen is not context:
+            # What the policy does not see is recorded all the same, so it is checked as well.
+            check_context(context)
+            check_size(context)
+        question = Question.ask(policy, request.user_id, request.action, request.resource, seen)
+        identities = self._limiter.identities(request.user_id, ip, request.api_key_id)
         return question, identities
 
     async def _round_trip(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +23,13 @@ from sark.policy import PolicyCache, TtlTiers
 from sark.policy.decisions import Decisions
 from sark.policy.evaluation import Evaluations
 from sark.policy.evaluators import EmbeddedRego, Evaluator
+from sark.policy.evaluators.opa import OpaHttp
+from sark.policy.evaluators.opa_transport import OpaEndpoint
 from sark.policy.freshness import FreshnessSigner
 from sark.policy.generations import Generations
 from sark.policy.near import NearCache
 from sark.policy.near_feed import NearFeed
+from sark.policy.policy_file import PolicyFile, read_policy_file
 from sark.ratelimit import Limit, RateLimiter
 from sark.settings import Settings
 from sark.siem import EventQueue, QueueBounds
@@ -48,7 +51,6 @@ class Runtime:
         hub: Where all events go.
         store: The servers.
         gateway: The request path.
-        policy_dir: Where the policies were read from.
         embedded: The embedded server, when no ``VALKEY_URL`` was given.
     """
 
@@ -56,7 +58,6 @@ class Runtime:
     hub: Hub
     store: Store
     gateway: Gateway
-    policy_dir: Path
     embedded: EmbeddedServer | None
 
     async def authorize(self, request: Request) -> Answer:
@@ -79,10 +80,10 @@ async def open_runtime(
         ConfigurationError: The policies don't load or the embedded server doesn't start.
     """
     hub = hub or Hub()
-    policy_dir = policy_directory(settings)
-    evaluator = EmbeddedRego(policy_dir, settings.policies)
+    rules = read_policy_file(settings.policy_file)
+    rules.check(settings.policies)
     async with contextlib.AsyncExitStack() as stack:
-        stack.push_async_callback(evaluator.close)
+        evaluator = await stack.enter_async_context(_open_evaluator(settings, hub))
         embedded = None
         topology = Topology.of(settings)
         if topology is None:
@@ -90,15 +91,16 @@ async def open_runtime(
             await stack.enter_async_context(embedded)
             topology = Topology.single(embedded.url)
         store = await stack.enter_async_context(Store(topology, settings, hub))
-        decisions = _decisions(settings, store, evaluator)
+        decisions = _decisions(settings, store, evaluator, rules)
         gateway = _gateway(settings, store, decisions)
         stack.push_async_callback(gateway.queue.close)
         stack.push_async_callback(decisions.evaluations.close)
         if decisions.near is not None:
             decisions.near.start()
             stack.push_async_callback(decisions.near.close)
-        await stack.enter_async_context(_background(gateway))
-        yield Runtime(settings, hub, store, gateway, policy_dir, embedded)
+        closing = gateway.refusals.close_due_forever(interval=REFUSALS_INTERVAL_SECONDS)
+        await stack.enter_async_context(background(closing, "sark-refusals"))
+        yield Runtime(settings, hub, store, gateway, embedded)
 
 
 def policy_directory(settings: Settings) -> Path:
@@ -112,6 +114,22 @@ def policy_directory(settings: Settings) -> Path:
     if SAMPLE_POLICIES.is_dir():
         return SAMPLE_POLICIES
     raise ConfigurationError("SARK_POLICY_DIR is not set: name the directory of the Rego policies")
+
+
+@contextlib.asynccontextmanager
+async def _open_evaluator(settings: Settings, hub: Hub) -> AsyncIterator[Evaluator]:
+    """Open OPA when it is named, else the embedded engine."""
+    if settings.opa_url is None:
+        yield EmbeddedRego(policy_directory(settings), settings.policies)
+        return
+    opa = OpaHttp(
+        OpaEndpoint.of(settings),
+        timeout=settings.evaluator_timeout_ms / 1000,
+        max_concurrent=settings.opa_pool_size,
+        hub=hub,
+    )
+    async with opa, background(opa.watch(settings.opa_watch_interval), "sark-opa-watch"):
+        yield opa
 
 
 def key_directory(settings: Settings) -> Path:
@@ -130,7 +148,9 @@ def key_directory(settings: Settings) -> Path:
     )
 
 
-def _decisions(settings: Settings, store: Store, evaluator: Evaluator) -> Decisions:
+def _decisions(
+    settings: Settings, store: Store, evaluator: Evaluator, rules: PolicyFile
+) -> Decisions:
     tiers = TtlTiers(settings.ttl_high, settings.ttl_medium, settings.ttl_low)
     signer = FreshnessSigner(mac_key(key_directory(settings)))
     generations = Generations(
@@ -143,6 +163,7 @@ def _decisions(settings: Settings, store: Store, evaluator: Evaluator) -> Decisi
         store,
         generations,
         tiers,
+        rules=rules,
         key_form=settings.cache_key,
         jitter=settings.ttl_jitter,
     )
@@ -181,14 +202,11 @@ def _gateway(settings: Settings, store: Store, decisions: Decisions) -> Gateway:
 
 
 @contextlib.asynccontextmanager
-async def _background(gateway: Gateway) -> AsyncIterator[None]:
-    """Close the windows of refused identities while the runtime is open."""
-    closer = asyncio.create_task(
-        gateway.refusals.close_due_forever(interval=REFUSALS_INTERVAL_SECONDS),
-        name="sark-refusals",
-    )
+async def background(work: Coroutine[None, None, None], name: str) -> AsyncIterator[None]:
+    """Run something beside the block, and cancel it at the end."""
+    task = asyncio.create_task(work, name=name)
     try:
         yield
     finally:
-        closer.cancel()
-        await asyncio.gather(closer, return_exceptions=True)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

@@ -464,10 +464,10 @@ async def test_split_servers_share_a_request(
             ("state", 1),
             ("state", 1),
         ]
-        await gateway.cache.generations.invalidate_user("alice")
+        await gateway.decisions.cache.generations.invalidate_user("alice")
         assert not (await gateway.authorize(ask())).cached
         with own.client() as client:
             names = {key.decode() for key in client.scan_iter()}
-        assert names == {gateway.cache.decision_key(question())}
+        assert names == {gateway.decisions.cache.decision_key(question())}
     with server.client() as client:
         assert list(client.scan_iter("policy:decision:*")) == []

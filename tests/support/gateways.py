@@ -53,6 +53,7 @@ class Scripted:
 
     def __init__(self, decide: Decide | Decision | None = None, *, revision: str = "r1") -> None:
         self.revision = revision
+        self.description = "scripted"
         self.asked: list[tuple[str, bytes]] = []
         self.decide = decide if decide is not None else Decision(allow=True, reason="scripted")
 
@@ -62,6 +63,9 @@ class Scripted:
         if isinstance(self.decide, Decision):
             return Evaluation(self.decide, revision)
         return Evaluation(await self.decide(policy, input_json), revision)
+
+    async def ready(self) -> str | None:
+        return None
 
     async def close(self) -> None:
         pass

@@ -61,7 +61,7 @@ def one_rule(projection: Projection | None = None, **flags: bool) -> PolicyFile:
     return PolicyFile(rules={"authz": PolicyRule(projection or Everything(), **flags)})
 
 
-def key(context: Any) -> str:
+def key(context: Any) -> bytes:
     return Question.ask("authz", "u", "server:read", "r", context).digest
 
 
@@ -765,7 +765,7 @@ def hit_ratio(
     requests: list[dict[str, Any]], file: PolicyFile, *, added: bool, tiers: TtlTiers
 ) -> float:
     """Ask all requests within an hour, of a cache that forgets nothing before its time."""
-    expires: dict[str, float] = {}
+    expires: dict[bytes, float] = {}
     hits = 0
     start = datetime(2026, 1, 5, 9, tzinfo=UTC)
     for number, request in enumerate(requests):

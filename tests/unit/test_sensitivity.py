@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sark.policy import Sensitivity, TtlTiers, sensitivity_of
-from sark.policy.sensitivity import _LOW_VERBS, _MEDIUM_VERBS
+from sark.policy import Sensitivity, TtlTiers
+from sark.policy.policy_file import PolicyFile
+
+RULES = PolicyFile()
 
 TIERS = TtlTiers(high=3, medium=5, low=7)
 
@@ -42,27 +44,23 @@ TIERS = TtlTiers(high=3, medium=5, low=7)
     ],
 )
 def test_actions_are_classified_by_their_verb(action: str, expected: Sensitivity) -> None:
-    assert sensitivity_of(action) is expected
+    assert RULES.sensitivity(action) is expected
 
 
 @given(st.text())
 def test_what_the_table_does_not_know_is_kept_for_the_shortest(verb: str) -> None:
-    known = verb in _LOW_VERBS | _MEDIUM_VERBS
-    assert (TIERS.for_action(f"thing:{verb}") == TIERS.high) is not known or ":" in verb
-    assert TIERS.for_action(f"admin:{verb}") == TIERS.high
-    assert TIERS.for_action(verb.replace(":", "")) == TIERS.high
-
-
-def test_no_verb_has_two_tiers() -> None:
-    assert not _LOW_VERBS & _MEDIUM_VERBS
+    known = RULES.sensitivity(f"thing:{verb}") is not Sensitivity.HIGH
+    assert (RULES.ttl(f"thing:{verb}", TIERS) == TIERS.high) is not known
+    assert RULES.ttl(f"admin:{verb}", TIERS) == TIERS.high
+    assert RULES.ttl(verb.replace(":", ""), TIERS) == TIERS.high
 
 
 def test_tiers_have_the_guides_seconds() -> None:
     tiers = TtlTiers()
     assert (tiers.high, tiers.medium, tiers.low) == (300, 900, 3600)
-    assert tiers.for_action("user:grant") == 300
-    assert tiers.for_action("server:write") == 900
-    assert tiers.for_action("server:read") == 3600
+    assert RULES.ttl("user:grant", tiers) == 300
+    assert RULES.ttl("server:write", tiers) == 900
+    assert RULES.ttl("server:read", tiers) == 3600
 
 
 def test_the_longest_tier_is_found_whatever_the_order() -> None:

@@ -145,12 +145,13 @@ def _print_summary(runtime: Runtime, address: str, generated_token: str | None) 
     """Say what runs where; the generated admin token is shown here and nowhere else."""
     settings = runtime.settings
     limit = settings.limit_per_minute
+    decisions = runtime.gateway.decisions
     rows = {
         "service": f"{address}/v1/authorize",
         "explore": f"{address}/docs  {address}/metrics  {address}/health/ready",
         "valkey": _valkey(runtime),
-        "policies": f"{', '.join(settings.policies)} from {runtime.policy_dir}",
-        "engine": f"embedded Rego, revision {runtime.gateway.decisions.revision}",
+        "policies": f"{', '.join(settings.policies)}, revision {decisions.revision}",
+        "engine": decisions.evaluations.evaluator.description,
         "limits": f"{limit:,} a minute for each user, ip and api key" if limit else "off",
         "audit": f"siem:event_queue, at most {settings.siem_max_events:,} events",
         "callers": "need the service token" if settings.service_token else "need no credential",

@@ -45,11 +45,10 @@ class Readiness(msgspec.Struct, frozen=True):
 
 async def readiness(runtime: Runtime) -> Readiness:
     """Ask every part, within the budget of one request."""
-    servers, queue = await asyncio.gather(_servers(runtime), _queue(runtime))
-    engine = runtime.gateway.decisions
-    policies = ", ".join(runtime.gateway.policies)
-    loaded = f"embedded rego, revision {engine.revision}, policies: {policies}"
-    checks = (*servers, queue, Check("evaluator", ok=True, required=True, detail=loaded))
+    servers, queue, engine = await asyncio.gather(
+        _servers(runtime), _queue(runtime), _evaluator(runtime)
+    )
+    checks = (*servers, queue, engine)
     return Readiness(all(check.ok for check in checks if check.required), checks)
 
 
@@ -65,6 +64,15 @@ async def _servers(runtime: Runtime) -> list[Check]:
         )
         for health in await runtime.store.check(timeout=budget)
     ]
+
+
+async def _evaluator(runtime: Runtime) -> Check:
+    decisions = runtime.gateway.decisions
+    evaluator = decisions.evaluations.evaluator
+    reason = await evaluator.ready()
+    policies = ", ".join(runtime.gateway.policies)
+    detail = f"{evaluator.description}, revision {decisions.revision}, policies: {policies}"
+    return Check("evaluator", ok=reason is None, required=True, detail=reason or detail)
 
 
 async def _queue(runtime: Runtime) -> Check:

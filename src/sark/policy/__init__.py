@@ -3,7 +3,7 @@
 from sark.policy.cache import CachedDecision, Found, PolicyCache
 from sark.policy.decision import Decision
 from sark.policy.question import JsonValue, Question
-from sark.policy.sensitivity import Sensitivity, TtlTiers, sensitivity_of
+from sark.policy.sensitivity import Sensitivity, TtlTiers
 
 __all__ = [
     "CachedDecision",
@@ -14,5 +14,4 @@ __all__ = [
     "Question",
     "Sensitivity",
     "TtlTiers",
-    "sensitivity_of",
 ]

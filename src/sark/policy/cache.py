@@ -18,6 +18,7 @@ from sark.errors import StoreError
 from sark.events import CacheWriteFailed, Looked, LookupResult
 from sark.policy.decision import Decision, decode_entry, encode_entry
 from sark.policy.generations import LOOKUP_FRAGMENTS, Generations, fresh_nonce, stamp_of
+from sark.policy.policy_file import PolicyFile
 from sark.policy.question import Question
 from sark.policy.sensitivity import TtlTiers
 from sark.store import Store, load_script
@@ -25,7 +26,7 @@ from sark.store import Store, load_script
 __all__ = ["CachedDecision", "Found", "PolicyCache", "judge"]
 
 _LOOKUP = load_script("policy.lookup", *LOOKUP_FRAGMENTS, ("sark.policy", "lookup_main.lua"))
-COMPACT_BYTES = 16  # of the digest: 128 bits
+COMPACT_BYTES = 18  # of the digest: 144 bits, 24 characters without padding
 
 
 class CachedDecision(msgspec.Struct, frozen=True, gc=False):
@@ -98,8 +99,9 @@ class PolicyCache:
         store: Where decisions (``cache`` role) and generations (``state`` role) live.
         generations: Revokes them.
         tiers: How long decisions are kept.
-        key_form: ``full``: the digest in hex, as the guide has it; ``compact``: 128 bits of it in
-            base64url, 42 bytes shorter.
+        rules: How sensitive actions are, and which policies' decisions may be kept.
+        key_form: ``full``: the digest in hex, as the guide has it; ``compact``: 144 bits of it in
+            base64url, 40 bytes shorter.
         jitter: Share of a TTL that is taken off at random, against mass expiry.
     """
 
@@ -109,11 +111,13 @@ class PolicyCache:
         generations: Generations,
         tiers: TtlTiers,
         *,
+        rules: PolicyFile | None = None,
         key_form: Literal["full", "compact"] = "full",
         jitter: float = 0.0,
     ) -> None:
         self.generations = generations
         self.tiers = tiers
+        self.rules = rules or PolicyFile()
         self._store = store
         self._compact = key_form == "compact"
         self._jitter = jitter
@@ -132,7 +136,7 @@ class PolicyCache:
         """Name the key of a question's decision."""
         digest = question.digest
         if self._compact:
-            text = urlsafe_b64encode(digest[:COMPACT_BYTES]).decode().rstrip("=")
+            text = urlsafe_b64encode(digest[:COMPACT_BYTES]).decode()
             return self._store.keys.policy_decision(text)
         return self._store.keys.policy_decision(digest.hex())
 
@@ -215,9 +219,9 @@ class PolicyCache:
 
     def ttl_of(self, question: Question, decision: Decision) -> int:
         """Decide how long a decision is kept, in whole seconds, before jitter; 0: not at all."""
-        if not decision.cacheable:
+        if not decision.cacheable or not self.rules.cacheable(question.policy):
             return 0
-        ttl = self.tiers.for_action(question.action)
+        ttl = self.rules.ttl(question.action, self.tiers)
         return ttl if decision.ttl is None else max(0, min(ttl, decision.ttl))
 
     async def put(

@@ -96,7 +96,6 @@ class Decisions:
         near: The decisions in this process, with what keeps them coherent; None without.
         evaluations: Decides what no cache knows.
         signer: Verifies freshness tokens.
-        rules_revision: Of the policy file; changes with it.
     """
 
     def __init__(
@@ -105,14 +104,11 @@ class Decisions:
         near: NearFeed | None,
         evaluations: Evaluations,
         signer: FreshnessSigner,
-        *,
-        rules_revision: str = "",
     ) -> None:
         self.cache = cache
         self.near = near
         self.evaluations = evaluations
         self._signer = signer
-        self._rules_revision = rules_revision
         self._cooling: LRUCache[bytes, bool] = LRUCache(HOT_KEYS)
 
     @property
@@ -121,7 +117,8 @@ class Decisions:
         return self._revision_with(self.evaluations.evaluator.revision)
 
     def _revision_with(self, policies: str) -> str:
-        return f"{policies}+{self._rules_revision}" if self._rules_revision else policies
+        rules = self.cache.rules
+        return policies if rules.path is None else f"{policies}+{rules.revision}"
 
     def plan(self, consistency: Consistency | None, freshness: str | None) -> Plan:
         """Work out what an answer has to satisfy; no I/O.
@@ -258,7 +255,7 @@ class Decisions:
         decision: CachedDecision,
     ) -> None:
         near = self.near
-        if near is None or self.cache.tiers.sensitivity(question.action) is Sensitivity.HIGH:
+        if near is None or self.cache.rules.sensitivity(question.action) is Sensitivity.HIGH:
             return
         _, policy_key, user_key = self.cache.generation_keys(question)
         entry = NearEntry(
@@ -279,7 +276,7 @@ class Decisions:
         self, question: Question, glance: Glance, found: Found, seconds_left: float
     ) -> None:
         """Evaluate a decision again that is asked for repeatedly and about to expire."""
-        life = self.cache.tiers.for_action(question.action)
+        life = self.cache.rules.ttl(question.action, self.cache.tiers)
         if seconds_left > life * REFRESH_SHARE:
             return
         if self._cooling.get(question.digest, False):

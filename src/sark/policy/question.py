@@ -16,7 +16,16 @@ import msgspec
 
 from sark.errors import InvalidRequestError
 
-__all__ = ["MAX_CONTEXT_BYTES", "MAX_CONTEXT_DEPTH", "MAX_ID_BYTES", "JsonValue", "Question"]
+__all__ = [
+    "MAX_CONTEXT_BYTES",
+    "MAX_CONTEXT_DEPTH",
+    "MAX_ID_BYTES",
+    "JsonValue",
+    "Question",
+    "check_context",
+    "check_size",
+    "check_text",
+]
 
 MAX_ID_BYTES = 256
 MAX_CONTEXT_BYTES = 16_384
@@ -75,7 +84,7 @@ class Question(msgspec.Struct, frozen=True):
         check_text("action", action)
         check_text("resource", resource)
         if context or not isinstance(context, dict | None):
-            _check_context(context)
+            check_context(context)
         try:
             encoded = _encode(Input(action, context or {}, resource, user_id))
         except UnicodeEncodeError:
@@ -83,11 +92,8 @@ class Question(msgspec.Struct, frozen=True):
         except (TypeError, ValueError) as error:
             # Subclasses of str or int, and numbers of thousands of digits.
             raise InvalidRequestError("", f"has no JSON form: {error}") from None
-        if len(encoded) > MAX_CONTEXT_BYTES and len(_encode(context)) > MAX_CONTEXT_BYTES:
-            size = len(_encode(context))
-            raise InvalidRequestError(
-                "context", f"got {size} bytes of JSON, expected at most {MAX_CONTEXT_BYTES}"
-            )
+        if len(encoded) > MAX_CONTEXT_BYTES:
+            check_size(context)
         digest = sha256(policy.encode() + b"\n" + encoded).digest()
         return cls(policy, user_id, action, encoded, digest)
 
@@ -114,10 +120,20 @@ def check_text(field: str, value: object) -> None:
         )
 
 
-def _check_context(context: object) -> None:
+def check_context(context: object) -> None:
+    """Refuse a context that is no JSON object, or nested too deeply; see ``Question.ask``."""
     if not isinstance(context, dict):
         raise InvalidRequestError("context", f"got {type(context).__name__}, expected an object")
     _check_json(context, "context", MAX_CONTEXT_DEPTH)
+
+
+def check_size(context: object) -> None:
+    """Refuse a context of more than ``MAX_CONTEXT_BYTES`` of JSON."""
+    size = len(_encode(context))
+    if size > MAX_CONTEXT_BYTES:
+        raise InvalidRequestError(
+            "context", f"got {size} bytes of JSON, expected at most {MAX_CONTEXT_BYTES}"
+        )
 
 
 def _check_json(value: object, path: str, depth: int) -> None:

@@ -29,6 +29,11 @@ class Evaluator(Protocol):
     """Evaluates policies by name."""
 
     @property
+    def description(self) -> str:
+        """Which engine this is and where its policies come from, without credentials."""
+        ...
+
+    @property
     def revision(self) -> str:
         """Identity of the policies and data in force; part of every stamp."""
         ...
@@ -46,6 +51,10 @@ class Evaluator(Protocol):
         Raises:
             EvaluationError: The engine failed or the decision has the wrong form.
         """
+        ...
+
+    async def ready(self) -> str | None:
+        """Tell whether evaluations can be expected to succeed; None, or what is wrong."""
         ...
 
     async def close(self) -> None:

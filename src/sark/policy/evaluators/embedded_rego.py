@@ -35,6 +35,11 @@ class EmbeddedRego:
         self._program = RegoProgram(read_source(directory), policies)
 
     @property
+    def description(self) -> str:
+        """Which engine this is."""
+        return f"embedded Rego, {self._directory}"
+
+    @property
     def revision(self) -> str:
         """Digest of the policy directory."""
         return self._program.source.revision
@@ -59,6 +64,10 @@ class EmbeddedRego:
             return False
         self._program = RegoProgram(source, self._policies)
         return True
+
+    async def ready(self) -> str | None:
+        """Nothing can be wrong: what does not load is refused at once."""
+        return None
 
     async def close(self) -> None:
         """Nothing to release: engines end with their threads."""

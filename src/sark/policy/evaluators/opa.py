@@ -84,6 +84,7 @@ class OpaHttp:
         on_revision: RevisionChanged | None = None,
     ) -> None:
         self._timeout = timeout
+        self._url = endpoint.url
         self._transport = OpaTransport(endpoint, max_concurrent)
         self._breaker = Breaker()
         self._tracker = RevisionTracker()
@@ -101,6 +102,11 @@ class OpaHttp:
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
+
+    @property
+    def description(self) -> str:
+        """Which engine this is."""
+        return f"OPA, {self._url}"
 
     @property
     def revision(self) -> str:
