@@ -104,7 +104,12 @@ async def _run(plan: Plan, *, http: bool, pin: bool, output: Path, out: Console)
     async with contextlib.AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sark-bench-")))
         settings = Settings(
-            data_dir=directory / "library", policy_dir=POLICIES, limit_per_minute=NO_LIMIT
+            data_dir=directory / "library",
+            policy_dir=POLICIES,
+            limit_per_minute=NO_LIMIT,
+            # What is kept is kept: hits are to stay hits.
+            ttl_jitter=0,
+            near_cache_entries=0,
         )
         runtime = await stack.enter_async_context(open_runtime(settings, ephemeral=True))
         embedded = runtime.embedded

@@ -205,7 +205,7 @@ class Gateway:
 
     def _check(self, request: Request) -> tuple[Question, tuple[Identity, ...]]:
         """Refuse unusable input before any I/O."""
-        policy = request.policy or self.policies[0]
+        policy = self.policies[0] if request.policy is None else request.policy
         if policy not in self.policies:
             known = ", ".join(self.policies)
             raise UnknownPolicyError("policy", f"got {policy[:64]!r}, expected one of: {known}")

@@ -109,7 +109,13 @@ def test_without_the_service_token(service: SarkService, token: str | None) -> N
 def test_an_external_valkey_needs_no_service(server: ValkeyServer, tmp_path: Path) -> None:
     policies = write_policies(tmp_path)
     ended = call_sark(
-        "authorize", "gus", "x:read", "r", VALKEY_URL=server.url, SARK_POLICY_DIR=policies
+        "authorize",
+        "gus",
+        "x:read",
+        "r",
+        VALKEY_URL=server.url,
+        SARK_POLICY_DIR=policies,
+        SARK_KEY_DIR=policies / "keys",
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     with server.client() as client:
@@ -120,7 +126,15 @@ def test_an_external_valkey_needs_no_service(server: ValkeyServer, tmp_path: Pat
 def test_an_external_valkey_that_is_away_is_told(tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
     url, policies = f"valkey://:hunter2@{address}", write_policies(tmp_path)
-    ended = call_sark("authorize", "gus", "x:read", "r", VALKEY_URL=url, SARK_POLICY_DIR=policies)
+    ended = call_sark(
+        "authorize",
+        "gus",
+        "x:read",
+        "r",
+        VALKEY_URL=url,
+        SARK_POLICY_DIR=policies,
+        SARK_KEY_DIR=policies / "keys",
+    )
     assert (ended.returncode, ended.stdout) == (1, "")
     (line,) = ended.stderr.splitlines()
     assert address in line

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import ClassVar
 
 from hypothesis import HealthCheck, settings
@@ -26,6 +28,25 @@ POLICIES = st.sampled_from(["authz", "tools"])
 Subject = tuple[str, str]
 
 
+@dataclass
+class Held:
+    """A request whose evaluation waits.
+
+    Attributes:
+        subject: User and policy.
+        gate: Lets the evaluation go on.
+        task: The request.
+        current: Whether the generations that it read are still the server's.
+        disturbed: Whether a decision was lost meanwhile, perhaps this one.
+    """
+
+    subject: Subject
+    gate: asyncio.Event
+    task: asyncio.Task[Answer]
+    current: bool = True
+    disturbed: bool = False
+
+
 class Revocation(RuleBasedStateMachine):
     """A gateway against a model that only knows when what was revoked.
 
@@ -44,13 +65,12 @@ class Revocation(RuleBasedStateMachine):
         self.evaluations = 0
         self.hold = False
         self.reached: asyncio.Event | None = None
-        self.held: list[tuple[Subject, asyncio.Event, asyncio.Task[Answer], int]] = []
+        self.held: list[Held] = []
         self.everything = 0
         self.policies: dict[str, int] = {}
         self.users: dict[str, int] = {}
-        # Subjects whose decision must be found, and how often anything was revoked or lost.
+        # Subjects whose decision must be found.
         self.cached: set[Subject] = set()
-        self.upheavals = 0
         opening = open_gateway(self.server.url, Scripted(self.decide), policies=("authz", "tools"))
         self.gateway = self.loop.run(self.stack.enter_async_context(opening))
 
@@ -73,8 +93,14 @@ class Revocation(RuleBasedStateMachine):
         else:
             assert subject not in self.cached, "a valid decision was not found"
 
+    def would_join(self, subject: Subject) -> bool:
+        """Whether a request would share an evaluation that is held, and so wait for it."""
+        return any(each.subject == subject and each.current for each in self.held)
+
     @rule(user=USERS, policy=POLICIES)
     def authorize(self, user: str, policy: str) -> None:
+        if self.would_join((user, policy)):
+            return
         answer = self.loop.run(self.gateway.authorize(ask(user, policy=policy)))
         self.judge((user, policy), answer)
         self.cached.add((user, policy))
@@ -82,6 +108,8 @@ class Revocation(RuleBasedStateMachine):
     @rule(user=USERS, policy=POLICIES)
     def begin(self, user: str, policy: str) -> None:
         """Ask, and hold the evaluation if there is one."""
+        if self.would_join((user, policy)):
+            return
 
         async def begin() -> None:
             self.hold, self.reached = True, asyncio.Event()
@@ -90,7 +118,7 @@ class Revocation(RuleBasedStateMachine):
             await asyncio.wait([task, reached], return_when=asyncio.FIRST_COMPLETED)
             self.hold = False
             if self.reached.is_set():
-                self.held.append(((user, policy), self.gate, task, self.upheavals))
+                self.held.append(Held((user, policy), self.gate, task))
             else:
                 reached.cancel()
                 self.judge((user, policy), await task)
@@ -101,19 +129,19 @@ class Revocation(RuleBasedStateMachine):
     @rule(data=st.data())
     def finish(self, data: st.DataObject) -> None:
         number = data.draw(st.integers(0, len(self.held) - 1))
-        subject, gate, task, upheavals = self.held.pop(number)
+        held = self.held.pop(number)
 
         async def finish() -> Answer:
-            gate.set()
-            return await task
+            held.gate.set()
+            return await held.task
 
         answer = self.loop.run(finish())
         assert not answer.cached
-        if upheavals == self.upheavals:
-            self.cached.add(subject)
+        if held.current and not held.disturbed:
+            self.cached.add(held.subject)
         else:
             # It may have overwritten a newer decision, which costs a miss.
-            self.cached.discard(subject)
+            self.cached.discard(held.subject)
 
     @rule()
     def invalidate_all(self) -> None:
@@ -140,9 +168,22 @@ class Revocation(RuleBasedStateMachine):
     def lose_a_key(self, data: st.DataObject) -> None:
         with self.server.client() as client:
             keys = sorted(client.keys("policy:*"))
-            if keys:
-                client.delete(data.draw(st.sampled_from(keys)))
-        self.forget(lambda _: True)
+            if not keys:
+                return
+            key = data.draw(st.sampled_from(keys)).decode()
+            client.delete(key)
+        kind, _, name = key.removeprefix("policy:").partition(":")
+        match kind:
+            case "generation":
+                self.forget(lambda _: True)
+            case "version":
+                self.forget(lambda subject: subject[1] == name)
+            case "user_version":
+                self.forget(lambda subject: subject[0] == name)
+            case _:
+                self.cached.clear()
+                for held in self.held:
+                    held.disturbed = True
 
     @rule(user=USERS, policy=POLICIES)
     def corrupt(self, user: str, policy: str) -> None:
@@ -156,16 +197,16 @@ class Revocation(RuleBasedStateMachine):
         with self.server.client() as client:
             client.script_flush()
 
-    def forget(self, concerns: object) -> None:
-        assert callable(concerns)
-        self.upheavals += 1
+    def forget(self, concerns: Callable[[Subject], bool]) -> None:
+        for held in self.held:
+            held.current = held.current and not concerns(held.subject)
         self.cached = {subject for subject in self.cached if not concerns(subject)}
 
     def teardown(self) -> None:
         async def end() -> None:
-            for _, gate, _, _ in self.held:
-                gate.set()
-            await asyncio.gather(*(task for _, _, task, _ in self.held))
+            for held in self.held:
+                held.gate.set()
+            await asyncio.gather(*(held.task for held in self.held))
             await self.stack.aclose()
 
         try:

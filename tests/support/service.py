@@ -154,6 +154,10 @@ class SarkService:
             "SARK_PORT": 0,
             "SARK_DATA_DIR": self.data_dir,
             "SARK_POLICY_DIR": self.policy_dir,
+            "SARK_KEY_DIR": directory / "keys",
+            # Exact times, and one cache to reason about, where a test doesn't ask for more.
+            "SARK_TTL_JITTER": 0,
+            "SARK_NEAR_CACHE_ENTRIES": 0,
             "SARK_POLICIES": "authz,silent,broken",
             "SARK_LOG_FORMAT": "json",
         }

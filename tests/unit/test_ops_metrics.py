@@ -14,6 +14,7 @@ from sark.events import (
     AuditRefused,
     CacheWriteFailed,
     Decided,
+    Enforced,
     EvaluationFailed,
     EvaluatorBreakerChanged,
     Event,
@@ -22,6 +23,7 @@ from sark.events import (
     Hub,
     LimitRefused,
     Looked,
+    NearCacheChanged,
     RoundTrip,
     ScriptLoaded,
 )
@@ -82,6 +84,15 @@ EXPECTED: list[tuple[Event, dict[str, float]]] = [
         GuardChanged("state", is_open=True, reason="x"),
         {"sark_store_guard_opened_total role=state": 1},
     ),
+    (
+        Enforced("user", 0.002),
+        {
+            "sark_invalidation_enforced_seconds_count scope=user": 1,
+            "sark_invalidation_enforced_seconds_sum scope=user": 0.002,
+        },
+    ),
+    (NearCacheChanged(serving=False), {"sark_near_cache_interruptions_total": 1}),
+    (NearCacheChanged(serving=True), {}),
     (EvaluatorBreakerChanged("open", "x"), {"sark_evaluator_breaker_opened_total": 1}),
     (
         AuditAppended(4, 1000, 0.1),

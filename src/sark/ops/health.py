@@ -68,10 +68,9 @@ async def _servers(runtime: Runtime) -> list[Check]:
 
 async def _evaluator(runtime: Runtime) -> Check:
     decisions = runtime.gateway.decisions
-    evaluator = decisions.evaluations.evaluator
-    reason = await evaluator.ready()
+    reason = await decisions.evaluations.evaluator.ready()
     policies = ", ".join(runtime.gateway.policies)
-    detail = f"{evaluator.description}, revision {decisions.revision}, policies: {policies}"
+    detail = f"revision {decisions.revision}, policies: {policies}"
     return Check("evaluator", ok=reason is None, required=True, detail=reason or detail)
 
 

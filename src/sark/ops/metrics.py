@@ -17,6 +17,7 @@ from sark.events import (
     AuditRefused,
     CacheWriteFailed,
     Decided,
+    Enforced,
     EvaluationFailed,
     EvaluatorBreakerChanged,
     GenerationChanged,
@@ -24,6 +25,7 @@ from sark.events import (
     Hub,
     LimitRefused,
     Looked,
+    NearCacheChanged,
     RoundTrip,
     ScriptLoaded,
 )
@@ -96,6 +98,14 @@ class Metrics:
         invalidations = self._counter("cache_invalidations", "Invalidations written", "scope")
         hub.on(Looked, lambda event: lookups.labels(event.policy, event.result).inc())
         hub.on(CacheWriteFailed, lambda _: writes.inc())
+        enforced = self._histogram(
+            "invalidation_enforced_seconds",
+            "From an invalidation to its effect on the near cache of this process",
+            "scope",
+        )
+        aside = self._counter("near_cache_interruptions", "Times that the near cache stepped aside")
+        hub.on(Enforced, lambda event: enforced.labels(event.scope).observe(event.seconds))
+        hub.on(NearCacheChanged, lambda event: None if event.serving else aside.inc())
         hub.on(GenerationChanged, lambda event: invalidations.labels(event.scope).inc())
 
     def _count_store(self, hub: Hub) -> None:

@@ -7,6 +7,7 @@ each thread builds its own from the same source.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import threading
 import weakref
@@ -165,6 +166,8 @@ class RegoProgram:
 
 
 def _load(source: RegoSource) -> _Held:
+    # Errors of the engine carry a backtrace otherwise, which takes tens of milliseconds to make.
+    os.environ.setdefault("RUST_LIB_BACKTRACE", "0")
     try:
         import regorus
     except ImportError:
