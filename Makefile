@@ -10,7 +10,7 @@ READY  := $(VENV)/.ready
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(READY): requirements.lock pyproject.toml scripts/bootstrap
+$(READY): requirements.lock requirements-opa.lock pyproject.toml scripts/bootstrap
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh scripts/bootstrap
 	@touch $@
 

@@ -27,7 +27,7 @@ from sark.events import Decided, LimitRefused, Looked, LookupResult
 from sark.policy import Found, JsonValue, Question
 from sark.policy.decisions import Consistency, Decisions, Glance, Outcome
 from sark.policy.generations import LOOKUP_FRAGMENTS, fresh_nonce
-from sark.policy.question import check_context, check_size, check_text
+from sark.policy.question import MAX_ID_BYTES, check_context, check_size, check_text
 from sark.ratelimit import Charge, Identity, LimitState, RateLimiter, canonical_ip
 from sark.ratelimit.limits import CHARGE_FRAGMENT
 from sark.siem import AuditEvent, EventQueue, Refusals, new_event_id, now
@@ -188,7 +188,7 @@ class Gateway:
             type="refusal",
             policy="",
             user_id="",
-            action=path,
+            action=path[:MAX_ID_BYTES],
             resource="",
             context={},
             allow=False,

@@ -40,6 +40,7 @@ __all__ = ["Runtime", "open_runtime", "policy_directory"]
 
 SAMPLE_POLICIES = Path("examples/policies")
 REFUSALS_INTERVAL_SECONDS = 1.0
+EVALUATION_GRACE_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,12 +168,14 @@ def _decisions(
         key_form=settings.cache_key,
         jitter=settings.ttl_jitter,
     )
-    timeout = settings.evaluator_timeout_ms / 1000
+    # OPA keeps its own, shorter time, so that its breaker hears of what takes too long.
+    timeout = settings.evaluator_timeout_ms / 1000 + EVALUATION_GRACE_SECONDS
     return Decisions(
         cache,
         _near_feed(settings, store),
         Evaluations(evaluator, timeout=timeout, hub=store.hub),
         signer,
+        store_timeout=settings.request_budget_ms / 1000,
     )
 
 

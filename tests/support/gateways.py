@@ -98,11 +98,12 @@ def policy_decisions(
     *,
     near: NearFeed | None = None,
     timeout: float = PATIENCE_SECONDS,
+    store_timeout: float = PATIENCE_SECONDS,
     hub: Hub | None = None,
 ) -> Decisions:
     """Make what decides, without a near cache unless given."""
     evaluations = Evaluations(evaluator, timeout=timeout, hub=hub or Hub())
-    return Decisions(cache, near, evaluations, SIGNER)
+    return Decisions(cache, near, evaluations, SIGNER, store_timeout=store_timeout)
 
 
 @asynccontextmanager
@@ -126,6 +127,7 @@ async def open_gateway(
             policy_cache(store, tiers),
             evaluator or Scripted(),
             timeout=evaluator_timeout,
+            store_timeout=budget,
             hub=store.hub,
         )
         gateway = Gateway(

@@ -96,6 +96,7 @@ class Decisions:
         near: The decisions in this process, with what keeps them coherent; None without.
         evaluations: Decides what no cache knows.
         signer: Verifies freshness tokens.
+        store_timeout: Seconds for storing a new decision; who asked waits for it.
     """
 
     def __init__(
@@ -104,11 +105,14 @@ class Decisions:
         near: NearFeed | None,
         evaluations: Evaluations,
         signer: FreshnessSigner,
+        *,
+        store_timeout: float,
     ) -> None:
         self.cache = cache
         self.near = near
         self.evaluations = evaluations
         self._signer = signer
+        self._store_timeout = store_timeout
         self._cooling: LRUCache[bytes, bool] = LRUCache(HOT_KEYS)
 
     @property
@@ -237,7 +241,8 @@ class Decisions:
             if not may_store or evaluated.decision is None:
                 return 0
             stamp = found.stamp_under(self._revision_with(evaluated.revision))
-            ttl = await self.cache.put(question, evaluated.decision, stamp)
+            deadline = asyncio.get_running_loop().time() + self._store_timeout
+            ttl = await self.cache.put(question, evaluated.decision, stamp, deadline=deadline)
             if ttl:
                 kept = CachedDecision(evaluated.allow, evaluated.reason, ttl * 1000)
                 self._keep_near(question, glance, stamp, kept)

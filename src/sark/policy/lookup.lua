@@ -10,8 +10,9 @@
 -- Returns {generation, policy token, user token, decision or false, TTL left in milliseconds}.
 -- Missing tokens are created, and then there is no decision: absence never matches a stamp.
 --
--- The user's token is renewed on misses only. A decision is stored after a miss, lives at most half
--- as long as a renewed token, and so never outlives the token that it was stamped with.
+-- The user's token is renewed when there is no decision, which is when one is about to be stored. A
+-- decision that does outlive its user's token (stored over a stale one, or ahead of expiry) costs a
+-- miss then: a new token never matches its stamp.
 --
 -- Atomic because the decision must be judged by tokens that were current when it was read, and
 -- because a token that two callers create at once must be one token.
