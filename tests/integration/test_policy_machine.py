@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import ClassVar
+from urllib.parse import unquote
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -172,7 +173,7 @@ class Revocation(RuleBasedStateMachine):
                 return
             key = data.draw(st.sampled_from(keys)).decode()
             client.delete(key)
-        kind, _, name = key.removeprefix("policy:").partition(":")
+        kind, _, name = unquote(key.removeprefix("policy:")).partition(":")
         match kind:
             case "generation":
                 self.forget(lambda _: True)
