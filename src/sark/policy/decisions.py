@@ -113,6 +113,7 @@ class Decisions:
         self.evaluations = evaluations
         self._signer = signer
         self._store_timeout = store_timeout
+        self._near_revision = ""
         self._cooling: LRUCache[bytes, bool] = LRUCache(HOT_KEYS)
 
     @property
@@ -173,6 +174,11 @@ class Decisions:
         near = self.near
         if near is not None and consistency is None and freshness is None:
             now = near.now()
+            revision = self.revision
+            if revision != self._near_revision:
+                # Other policies decide now. The change feed tells of generations, not of this.
+                self._near_revision = revision
+                near.cache.empty()
             entry = near.get_coherent(question.digest, now)
             if entry is not None:
                 return self._near_outcome(entry, now)
