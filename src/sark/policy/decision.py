@@ -8,7 +8,7 @@ not decode to the current version (corrupt, foreign, written by another release)
 from __future__ import annotations
 
 import msgspec
-from zstandard import ZstdCompressor, ZstdDecompressor, ZstdError
+from zstandard import ZstdCompressor, ZstdDecompressor, ZstdError, frame_content_size
 
 __all__ = ["Decision", "decode_entry", "encode_entry"]
 
@@ -63,7 +63,10 @@ def decode_entry(value: bytes) -> Entry | None:
     """Decode a cached decision; None when it is corrupt or of another version."""
     try:
         if value.startswith(ZSTD_MAGIC):
-            value = _decompress(value, max_output_size=MAX_ENTRY_BYTES)
+            # The frame says how much memory to reserve; a corrupt one may say anything.
+            if not 0 < frame_content_size(value) <= MAX_ENTRY_BYTES:
+                return None
+            value = _decompress(value)
         entry = _decode(value)
     except (msgspec.MsgspecError, ZstdError, UnicodeDecodeError, RecursionError):
         return None

@@ -20,6 +20,7 @@ from cachebox import LRUCache
 
 from sark.errors import InvalidRequestError
 from sark.policy.cache import CachedDecision, Found, PolicyCache
+from sark.policy.decision import Decision
 from sark.policy.evaluation import Evaluated, Evaluations, Flight
 from sark.policy.freshness import MAX_TOKEN_BYTES, Freshness, FreshnessSigner
 from sark.policy.near import Epochs, NearEntry
@@ -52,6 +53,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 FAST = Plan()
+FAST_ENOUGH = (None, "fast")
 
 
 class Glance(msgspec.Struct, frozen=True):
@@ -115,6 +117,7 @@ class Decisions:
         self._store_timeout = store_timeout
         self._near_revision = ""
         self._cooling: LRUCache[bytes, bool] = LRUCache(HOT_KEYS)
+        self._lives: LRUCache[bytes, int] = LRUCache(HOT_KEYS)
 
     @property
     def revision(self) -> str:
@@ -172,13 +175,9 @@ class Decisions:
             StoreError: The ``state`` server did not answer.
         """
         near = self.near
-        if near is not None and consistency is None and freshness is None:
+        if near is not None and freshness is None and consistency in FAST_ENOUGH:
             now = near.now()
-            revision = self.revision
-            if revision != self._near_revision:
-                # Other policies decide now. The change feed tells of generations, not of this.
-                self._near_revision = revision
-                near.cache.empty()
+            self._follow_revision(near)
             entry = near.get_coherent(question.digest, now)
             if entry is not None:
                 return self._near_outcome(entry, now)
@@ -186,6 +185,13 @@ class Decisions:
         glance = self.glance(question, use_entry=False)
         found = await self.cache.get(question, self.revision, deadline=deadline)
         return await self.settle(question, plan, glance, found)
+
+    def _follow_revision(self, near: NearFeed) -> None:
+        """Empty the near cache when other policies decide: its feed tells of generations only."""
+        revision = self.revision
+        if revision != self._near_revision:
+            self._near_revision = revision
+            near.cache.empty()
 
     def glance(self, question: Question, *, use_entry: bool) -> Glance:
         """Look at what this process knows, before the server is asked; no I/O.
@@ -198,6 +204,8 @@ class Decisions:
         if near is None:
             return Glance(None, (0, 0, 0), asyncio.get_running_loop().time())
         now = near.now()
+        # Here too, so that every entry was made under the revision that was followed last.
+        self._follow_revision(near)
         entry = near.get(question.digest, now) if use_entry else None
         _, policy_key, user_key = self.cache.generation_keys(question)
         return Glance(entry, near.cache.epochs(policy_key, user_key), now)
@@ -246,10 +254,13 @@ class Decisions:
         async def keep(evaluated: Evaluated) -> int:
             if not may_store or evaluated.decision is None:
                 return 0
-            stamp = found.stamp_under(self._revision_with(evaluated.revision))
+            revision = self._revision_with(evaluated.revision)
+            stamp = found.stamp_under(revision)
             deadline = asyncio.get_running_loop().time() + self._store_timeout
             ttl = await self.cache.put(question, evaluated.decision, stamp, deadline=deadline)
-            if ttl:
+            self._note_life(question, evaluated.decision)
+            # One of several engines may lag behind: its decision is nobody's near decision.
+            if ttl and revision == self._near_revision:
                 kept = CachedDecision(evaluated.allow, evaluated.reason, ttl * 1000)
                 self._keep_near(question, glance, stamp, kept)
             return ttl
@@ -290,11 +301,20 @@ class Decisions:
         life = self.cache.rules.ttl(question.action, self.cache.tiers)
         if seconds_left > life * REFRESH_SHARE:
             return
+        if seconds_left > self._lives.get(question.digest, life) * REFRESH_SHARE:
+            return
         if self._cooling.get(question.digest, False):
             self._cooling.pop(question.digest, None)
             self._start(question, FAST, glance, found, may_store=True)
         else:
             self._cooling.insert(question.digest, True)
+
+    def _note_life(self, question: Question, decision: Decision) -> None:
+        """Remember a life that the policy chose, or it would always seem to be about to end."""
+        if decision.ttl is None:
+            self._lives.pop(question.digest, None)
+        else:
+            self._lives.insert(question.digest, self.cache.ttl_of(question, decision))
 
     def _near_outcome(self, entry: NearEntry, now: float) -> Outcome:
         ttl = max(1, int(entry.expires - now))

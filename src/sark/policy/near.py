@@ -12,6 +12,7 @@ Used alone, the near cache answers only while the feed is known to be complete u
 from __future__ import annotations
 
 from collections.abc import Sequence
+from sys import getsizeof
 
 import msgspec
 from cachebox import LRUCache
@@ -83,6 +84,7 @@ class NearCache:
 
     def __init__(self, *, max_entries: int, max_bytes: int, generation_key: str) -> None:
         self._max_entries = max_entries
+        self._max_bytes = max_bytes
         self._entries: LRUCache[bytes, NearEntry] = LRUCache(max_bytes, getsizeof=_size_of)
         self._generation_key = generation_key.encode()
         self._all = 0
@@ -121,8 +123,11 @@ class NearCache:
         return self._all, changed.get(policy_key, 0), changed.get(user_key, 0)
 
     def put(self, digest: bytes, entry: NearEntry) -> None:
-        """Keep a decision."""
+        """Keep a decision, unless it is outdated already or larger than the whole cache."""
         if entry.all_epoch != self._all:
+            return
+        self._entries.pop(digest, None)
+        if _size_of(digest, entry) > self._max_bytes:
             return
         while len(self._entries) >= self._max_entries:
             self._entries.popitem()
@@ -142,7 +147,8 @@ class NearCache:
                 self.empty()
                 return
             self._steps += 1
-            self._changed[key.decode()] = self._steps
+            # Ours are ASCII; what others write under the prefix must not end the feed.
+            self._changed[key.decode(errors="replace")] = self._steps
 
     def empty(self) -> None:
         """Drop everything, and what is being read at this moment too."""
@@ -164,4 +170,4 @@ class NearCache:
 
 
 def _size_of(digest: bytes, entry: NearEntry) -> int:
-    return ENTRY_OVERHEAD_BYTES + len(digest) + len(entry.reason) + len(entry.user_key)
+    return ENTRY_OVERHEAD_BYTES + len(digest) + getsizeof(entry.reason) + len(entry.user_key)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from typing import get_args
 
 from sark.errors import StoreError
 from sark.events import Enforced, Hub, NearCacheChanged
-from sark.policy.freshness import generation_time
+from sark.policy.freshness import Scope, generation_time
 from sark.policy.near import NearCache, NearEntry
 from sark.store import ServerClock, Store
 
@@ -16,6 +17,9 @@ __all__ = ["NearFeed"]
 
 HEARTBEATS_PER_BOUND = 5
 CLOCK_INTERVAL_SECONDS = 5.0
+# Anyone may publish anything; ours are far shorter.
+MAX_MESSAGE_BYTES = 256
+SCOPES = get_args(Scope)
 
 
 class NearFeed:
@@ -83,11 +87,11 @@ class NearFeed:
 
     def _revoked(self, message: bytes) -> None:
         """Measure how long an invalidation took from the server to here."""
-        scope, _, token = message.partition(b" ")
-        written = generation_time(token) / 1_000_000
-        if self._clock.known and written:
+        scope, _, token = message[:MAX_MESSAGE_BYTES].decode(errors="replace").partition(" ")
+        written = generation_time(token.encode()) / 1_000_000
+        if self._clock.known and written and scope in SCOPES:
             seconds = max(0.0, self._clock.now() - written)
-            self._hub.emit(Enforced(scope.decode(), seconds))
+            self._hub.emit(Enforced(scope, seconds))
 
     async def _read_clock_forever(self) -> None:
         while True:

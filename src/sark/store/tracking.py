@@ -15,7 +15,6 @@ When the connection breaks, everything local must be dropped at once: changes ma
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -125,8 +124,7 @@ class ChangeFeed:
         finally:
             beat.cancel()
             # Its own failure shows as the end of the stream that is read here.
-            with contextlib.suppress(asyncio.CancelledError, driver.ValkeyError, OSError):
-                await beat
+            await asyncio.gather(beat, return_exceptions=True)
 
     async def _beat(self, connection: StoreConnection) -> None:
         loop = asyncio.get_running_loop()
