@@ -139,6 +139,15 @@ TABLE: tuple[KeyPattern, ...] = (
         "generation token of one user",
     ),
     KeyPattern(
+        "policy_hot_requests",
+        "policy:hot_requests",
+        "zset",
+        "7 days after the last count",
+        _C,
+        "policy",
+        "the most asked questions by sampled, decayed count; a cache is warmed from it",
+    ),
+    KeyPattern(
         "ratelimit",
         "ratelimit:<kind>:<id>:<window>",
         "string",
@@ -300,6 +309,7 @@ class Keyspace:
         "generation_prefixes",
         "policy_changes",
         "policy_generation",
+        "policy_hot_requests",
         "siem_account",
         "siem_event_queue",
         "siem_failed_events",
@@ -315,6 +325,7 @@ class Keyspace:
         siem = self._tag % "siem"
         self._siem = siem
         self.policy_generation = "policy:generation"
+        self.policy_hot_requests = "policy:hot_requests"
         # A channel, not a key: each invalidation is published there with its token.
         self.policy_changes = "policy:changes"
         self.generation_prefixes = (

@@ -23,6 +23,7 @@ from sark.policy.cache import CachedDecision, Found, PolicyCache
 from sark.policy.decision import Decision
 from sark.policy.evaluation import Evaluated, Evaluations, Flight
 from sark.policy.freshness import MAX_TOKEN_BYTES, Freshness, FreshnessSigner
+from sark.policy.hot import HotRequests
 from sark.policy.near import Epochs, NearEntry
 from sark.policy.near_feed import NearFeed
 from sark.policy.question import Question
@@ -99,6 +100,7 @@ class Decisions:
         evaluations: Decides what no cache knows.
         signer: Verifies freshness tokens.
         store_timeout: Seconds for storing a new decision; who asked waits for it.
+        hot: Hears of what is asked, to warm caches from; None without.
     """
 
     def __init__(
@@ -109,10 +111,12 @@ class Decisions:
         signer: FreshnessSigner,
         *,
         store_timeout: float,
+        hot: HotRequests | None = None,
     ) -> None:
         self.cache = cache
         self.near = near
         self.evaluations = evaluations
+        self.hot = hot
         self._signer = signer
         self._store_timeout = store_timeout
         self._near_revision = ""
@@ -180,6 +184,8 @@ class Decisions:
             self._follow_revision(near)
             entry = near.get_coherent(question.digest, now)
             if entry is not None:
+                if self.hot is not None:
+                    self.hot.note(question)
                 return self._near_outcome(entry, now)
         plan = self.plan(consistency, freshness)
         glance = self.glance(question, use_entry=False)
@@ -225,6 +231,9 @@ class Decisions:
                 return Outcome(cached.allow, cached.reason, "valkey", cached.ttl, self.revision)
         flight = self._start(question, plan, glance, found, may_store=covered)
         evaluated = await flight.decision()
+        decision = evaluated.decision
+        if self.hot is not None and decision and self.cache.ttl_of(question, decision):
+            self.hot.note(question)
         return Outcome(
             evaluated.allow,
             evaluated.reason,
@@ -233,6 +242,16 @@ class Decisions:
             self._revision_with(evaluated.revision),
             flight,
         )
+
+    def fill(self, question: Question, glance: Glance, found: Found) -> Flight:
+        """Start to evaluate and store what nobody asked for now, such as to warm the cache.
+
+        Args:
+            question: What to evaluate.
+            glance: From before the look-up.
+            found: The look-up, from before this call: its stamp bounds the decision's validity.
+        """
+        return self._start(question, FAST, glance, found, may_store=True)
 
     def _covers(self, question: Question, plan: Plan, found: Found) -> bool:
         """Whether the server's generations are as fresh as the request demands.
@@ -297,7 +316,12 @@ class Decisions:
     def _refresh_ahead(
         self, question: Question, glance: Glance, found: Found, seconds_left: float
     ) -> None:
-        """Evaluate a decision again that is asked for repeatedly and about to expire."""
+        """Evaluate a decision again that is asked for repeatedly and about to expire.
+
+        Every answer from a cache comes by here, so it is noted here, too.
+        """
+        if self.hot is not None:
+            self.hot.note(question)
         life = self.cache.rules.ttl(question.action, self.cache.tiers)
         if seconds_left > life * REFRESH_SHARE:
             return
