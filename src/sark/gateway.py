@@ -33,7 +33,15 @@ from sark.ratelimit.limits import CHARGE_FRAGMENT
 from sark.siem import AuditEvent, EventQueue, Refusals, new_event_id, now
 from sark.store import Argument, Store, load_script
 
-__all__ = ["Answer", "Gateway", "Request"]
+__all__ = [
+    "Answer",
+    "Gateway",
+    "Request",
+    "answer_of",
+    "event_of",
+    "looked",
+    "ttl_of",
+]
 
 # The clock and the tokens come first: fragments may use what stands before them.
 _AUTHORIZE = load_script(
@@ -122,8 +130,8 @@ class Gateway:
         self.decisions = decisions
         self.queue = queue
         self.refusals = Refusals(store, queue.bounds)
-        self._limiter = limiter
-        self._budget = budget
+        self.limiter = limiter
+        self.budget = budget
 
     async def authorize(self, request: Request) -> Answer:
         """Decide a request, and record the answer before returning it.
@@ -141,33 +149,24 @@ class Gateway:
             AuditError: The answer could not be recorded, so it may not be given.
         """
         started = perf_counter()
-        question, identities = self._check(request)
+        question, identities = self.check(request)
         plan = self.decisions.plan(request.consistency, request.freshness)
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._budget
+        deadline = loop.time() + self.budget
         glance = self.decisions.glance(question, use_entry=plan.consistency == "fast")
         charge, found = await self._round_trip(question, identities, glance, deadline)
         if found is None:
-            raise await self._refuse(request, question, charge, deadline)
+            raise await self.refuse(request, question, charge, deadline)
         before = loop.time()
         outcome = await self.decisions.settle(question, plan, glance, found)
-        self.store.hub.emit(Looked(question.policy, _looked(outcome, glance, found)))
+        self.store.hub.emit(Looked(question.policy, looked(outcome, glance, found)))
         deadline += loop.time() - before
-        cached: Cached = outcome.source if outcome.source in {"valkey", "near"} else False
-        event = _event(request, question, allow=outcome.allow, reason=outcome.reason, cached=cached)
+        event = event_of(request, question, outcome)
         await self.queue.append(event, deadline=deadline)
-        ttl = await _ttl(outcome)
+        ttl = await ttl_of(outcome)
         seconds = perf_counter() - started
         self.store.hub.emit(Decided(question.policy, outcome.allow, outcome.source, seconds))
-        return Answer(
-            allow=outcome.allow,
-            reason=outcome.reason,
-            decision_id=event.id,
-            policy=question.policy,
-            cached=cached,
-            ttl=ttl,
-            limits=charge.states,
-        )
+        return answer_of(question, outcome, event, ttl, charge)
 
     async def refuse_unauthenticated(self, peer: str, path: str) -> str:
         """Record that a caller without valid credential was refused.
@@ -200,10 +199,10 @@ class Gateway:
             event,
             identity=f"ip:{peer}",
             seconds_left=UNAUTHENTICATED_WINDOW_SECONDS,
-            deadline=asyncio.get_running_loop().time() + self._budget,
+            deadline=asyncio.get_running_loop().time() + self.budget,
         )
 
-    def _check(self, request: Request) -> tuple[Question, tuple[Identity, ...]]:
+    def check(self, request: Request) -> tuple[Question, tuple[Identity, ...]]:
         """Refuse unusable input before any I/O."""
         policy = self.policies[0] if request.policy is None else request.policy
         if policy not in self.policies:
@@ -220,7 +219,7 @@ class Gateway:
             check_context(context)
             check_size(context)
         question = Question.ask(policy, request.user_id, request.action, request.resource, seen)
-        identities = self._limiter.identities(request.user_id, ip, request.api_key_id)
+        identities = self.limiter.identities(request.user_id, ip, request.api_key_id)
         return question, identities
 
     async def _round_trip(
@@ -233,12 +232,12 @@ class Gateway:
         """Charge and look up; no ``Found`` when a limit refused."""
         cache = self.decisions.cache
         revision = self.decisions.revision
-        keys = self._limiter.keys(identities)
+        keys = self.limiter.keys(identities)
         arguments: list[Argument] = [
             len(keys),
             fresh_nonce(),
             cache.generations.user_token_ttl_ms,
-            *self._limiter.arguments(identities),
+            *self.limiter.arguments(identities),
         ]
         keys += cache.generation_keys(question)
         state = self.store.state
@@ -254,14 +253,14 @@ class Gateway:
             reply, cached = await asyncio.gather(
                 state.run(_AUTHORIZE, keys, arguments, deadline=deadline),
                 # A cache that hangs must leave time to record what is then evaluated.
-                cache.read(question, deadline=deadline - self._budget / 2),
+                cache.read(question, deadline=deadline - self.budget / 2),
             )
-        charge = self._limiter.read(identities, reply.value[0])
+        charge = self.limiter.read(identities, reply.value[0])
         if not charge.admitted:
             return charge, None
         return charge, cache.judge_split(reply.value[1], cached, reply.run_id, revision)
 
-    async def _refuse(
+    async def refuse(
         self, request: Request, question: Question, charge: Charge, deadline: float
     ) -> LimitExceededError:
         """Record a refusal and build the error that tells it."""
@@ -269,7 +268,7 @@ class Gateway:
         kind, identity = charge.refused
         reason = f"rate_limit:{kind}"
         event = _event(request, question, allow=False, reason=reason, kind="refusal")
-        name = self._limiter.keys([charge.refused])[0]
+        name = self.limiter.keys([charge.refused])[0]
         recorded_as = await self.refusals.record(
             name,
             event,
@@ -283,16 +282,46 @@ class Gateway:
         )
 
 
-def _looked(outcome: Outcome, glance: Glance, found: Found) -> LookupResult:
+def looked(outcome: Outcome, glance: Glance, found: Found) -> LookupResult:
     """Name how the look-up ended, counting both caches as one."""
     if outcome.source == "near":
         return "near"
     return found.result if glance.entry is None else "stale"
 
 
-async def _ttl(outcome: Outcome) -> int:
+async def ttl_of(outcome: Outcome) -> int:
     """Seconds that a decision is kept; waits until a new one has been stored."""
     return outcome.ttl if outcome.flight is None else await outcome.flight.ttl()
+
+
+def answer_of(
+    question: Question, outcome: Outcome, event: AuditEvent, ttl: int, charge: Charge
+) -> Answer:
+    """Build the answer that an event records."""
+    return Answer(
+        allow=outcome.allow,
+        reason=outcome.reason,
+        decision_id=event.id,
+        policy=question.policy,
+        cached=_cached(outcome),
+        ttl=ttl,
+        limits=charge.states,
+    )
+
+
+def event_of(request: Request, question: Question, outcome: Outcome) -> AuditEvent:
+    """Build the audit event of a decision."""
+    return _event(
+        request,
+        question,
+        allow=outcome.allow,
+        reason=outcome.reason,
+        cached=_cached(outcome),
+    )
+
+
+def _cached(outcome: Outcome) -> Cached:
+    return outcome.source if outcome.source in {"valkey", "near"} else False
 
 
 def _event(

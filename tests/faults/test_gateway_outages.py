@@ -183,14 +183,14 @@ async def test_a_refusal_that_cannot_be_recorded_is_an_audit_error(
     ):
         await gateway.authorize(ask("bob"))
         await gateway.authorize(ask())
-        read = gateway._limiter.read
+        read = gateway.limiter.read
 
         def read_and_cut(*arguments: Any) -> Any:
             proxy.blackhole()
             return read(*arguments)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(gateway._limiter, "read", read_and_cut)
+            patch.setattr(gateway.limiter, "read", read_and_cut)
             came, seconds = await outcome(gateway)
         assert isinstance(came, AuditError)
         assert seconds < 1.0 + MARGIN

@@ -17,6 +17,7 @@ from tests.support.service import SarkService, assert_problem, http_client
 
 ROUTES = {
     "/v1/authorize": {"post"},
+    "/v1/authorize/batch": {"post"},
     "/health/live": {"get"},
     "/health/ready": {"get"},
     "/metrics": {"get"},

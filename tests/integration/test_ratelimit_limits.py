@@ -340,6 +340,7 @@ async def test_a_limit_of_0_in_the_settings_switches_limits_off(
             valkey_url=ServerUrl(server.url),
             policy_dir=tmp_path,
             data_dir=tmp_path / "data",
+            key_dir=tmp_path / "keys",
             limit_per_minute=per_minute,
             request_budget_ms=30_000,
         )

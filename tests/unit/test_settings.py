@@ -123,6 +123,7 @@ def test_defaults() -> None:
         "near_cache_bytes": 16 * 2**20,
         "near_cache_bound_ms": 250,
         "max_body_bytes": 65_536,
+        "max_batch_body_bytes": 2**20,
         "siem_max_events": 100_000,
         "siem_max_bytes": 268_435_456,
         "wait_replicas": None,

@@ -9,6 +9,7 @@ from starlette.types import ASGIApp
 import sark
 from sark.http import openapi, operations, problems
 from sark.http.authorize import authorize
+from sark.http.batch import BATCH_PATH, authorize_batch
 from sark.http.body_limit import BodyLimit
 from sark.http.credentials import Credential
 from sark.http.service import Service
@@ -32,7 +33,13 @@ def create_app(runtime: Runtime, metrics: Metrics) -> ASGIApp:
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,
-        middleware=[Middleware(BodyLimit, max_bytes=settings.max_body_bytes)],
+        middleware=[
+            Middleware(
+                BodyLimit,
+                max_bytes=settings.max_body_bytes,
+                exceptions={BATCH_PATH: settings.max_batch_body_bytes},
+            )
+        ],
     )
     app.state.service = Service(
         runtime=runtime,
@@ -42,6 +49,7 @@ def create_app(runtime: Runtime, metrics: Metrics) -> ASGIApp:
     )
     problems.install(app)
     app.add_route("/v1/authorize", authorize, methods=["POST"], include_in_schema=False)
+    app.add_route(BATCH_PATH, authorize_batch, methods=["POST"], include_in_schema=False)
     app.include_router(operations.router)
     openapi.install(app)
     return app

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,20 +20,25 @@ class BodyLimit:
     Args:
         app: The application.
         max_bytes: Most bytes of a body.
+        exceptions: Most bytes of a body by path, where that differs.
     """
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, *, max_bytes: int, exceptions: Mapping[str, int] | None = None
+    ) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._exceptions = dict(exceptions or {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, counting its body."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        most = self._exceptions.get(scope["path"], self._max_bytes)
         declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdecimal() and int(declared) > self._max_bytes:
-            await problem_response(self._problem())(scope, receive, send)
+        if declared.isdecimal() and int(declared) > most:
+            await problem_response(_too_large(most))(scope, receive, send)
             return
         read = 0
 
@@ -39,12 +46,13 @@ class BodyLimit:
             nonlocal read
             message = await receive()
             read += len(message.get("body", b""))
-            if read > self._max_bytes:
-                raise HttpError(self._problem())
+            if read > most:
+                raise HttpError(_too_large(most))
             return message
 
         await self._app(scope, limited_receive, send)
 
-    def _problem(self) -> Problem:
-        detail = f"expected at most {self._max_bytes} bytes"
-        return Problem("urn:sark:problem:body-too-large", "Body too large", 413, detail)
+
+def _too_large(most: int) -> Problem:
+    detail = f"expected at most {most} bytes"
+    return Problem("urn:sark:problem:body-too-large", "Body too large", 413, detail)

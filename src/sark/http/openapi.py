@@ -8,7 +8,9 @@ import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from sark.batch import BatchRequest
 from sark.gateway import Answer, Request
+from sark.http.batch import BATCH_PATH, BatchAnswer
 from sark.http.problems import Problem
 from sark.ops.health import Readiness
 from sark.ops.status import Status
@@ -22,6 +24,13 @@ _EXAMPLE = {
     "resource": "server/web-001",
     "context": {"environment": "development"},
     "ip": "192.0.2.10",
+}
+_BATCH_EXAMPLE = {
+    "user_id": "user-0001",
+    "questions": [
+        {"action": "server:read", "resource": "server/web-001"},
+        {"action": "server:write", "resource": "server/web-001"},
+    ],
 }
 _ERRORS = {
     "400": "The body is not JSON",
@@ -56,9 +65,11 @@ def install(app: FastAPI) -> None:
 
 
 def _complete(document: Schema) -> None:
-    (request, answer, problem, ready, status), schemas = msgspec.json.schema_components(
-        [Request, Answer, Problem, Readiness, Status],
-        ref_template="#/components/schemas/{name}",
+    (request, answer, problem, ready, status, batch, answers), schemas = (
+        msgspec.json.schema_components(
+            [Request, Answer, Problem, Readiness, Status, BatchRequest, BatchAnswer],
+            ref_template="#/components/schemas/{name}",
+        )
     )
     _bound_ids(schemas["Request"]["properties"])
     components = document.setdefault("components", {})
@@ -74,19 +85,31 @@ def _complete(document: Schema) -> None:
         **_problems(_ADMIN_ERRORS, problem),
     }
     paths["/metrics"]["get"]["responses"]["200"]["content"] = {"text/plain": {}}
-    paths["/v1/authorize"] = {"post": _authorize(request, answer, problem)}
+    paths["/v1/authorize"] = {
+        "post": {
+            "summary": "Decide one request",
+            "description": "Charges the rate limits, decides by policy, records an audit event.",
+            "operationId": "authorize",
+            **_deciding(request, _EXAMPLE, answer, problem),
+        }
+    }
+    paths[BATCH_PATH] = {
+        "post": {
+            "summary": "Decide up to a thousand requests of one user",
+            "description": "One charge of their number, all or nothing; an audit event for each.",
+            "operationId": "authorize_batch",
+            **_deciding(batch, _BATCH_EXAMPLE, answers, problem),
+        }
+    }
 
 
-def _authorize(request: Schema, answer: Schema, problem: Schema) -> Schema:
+def _deciding(request: Schema, example: Schema, answer: Schema, problem: Schema) -> Schema:
     return {
         "tags": ["authorization"],
-        "summary": "Decide one request",
-        "description": "Charges the rate limits, decides by policy, records an audit event.",
-        "operationId": "authorize",
         "security": [{"bearer": []}, {}],
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": request, "example": _EXAMPLE}},
+            "content": {"application/json": {"schema": request, "example": example}},
         },
         "responses": {
             "200": _response("The decision, allow or deny", answer),

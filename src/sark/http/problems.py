@@ -36,9 +36,11 @@ __all__ = [
 
 _log = structlog.stdlib.get_logger("sark.http")
 _PATH = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
-# Members of the request itself: it holds no objects with declared members of their own.
+# Members of the request itself, or of a batch's questions: the only objects with declared members.
 _MEMBER = re.compile(
-    r"Object (?:missing required|contains unknown) field `(?P<name>.*)`", re.DOTALL
+    r"Object (?:missing required|contains unknown) field `(?P<name>.*?)`"
+    r"(?: - at `\$\.(?P<of>questions\[\d+\])`)?",
+    re.DOTALL,
 )
 _ANY_MEMBER = "[...]"
 
@@ -130,7 +132,8 @@ def invalid_body(error: msgspec.MsgspecError) -> HttpError:
         return malformed_body(text)
     member, path = _MEMBER.fullmatch(text), _PATH.search(text)
     if member:
-        field, detail = member["name"], text
+        names = [name for name in (member["of"], member["name"]) if name is not None]
+        field, detail = ".".join(names), _PATH.sub("", text) if member["of"] else text
     elif path:
         field, detail = path["path"].replace(_ANY_MEMBER, ""), _PATH.sub("", text)
     else:

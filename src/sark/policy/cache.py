@@ -207,6 +207,20 @@ class PolicyCache:
             return None
         return [value, ttl]
 
+    async def read_many(
+        self, questions: Sequence[Question], *, deadline: float | None = None
+    ) -> tuple[list[Any], list[Any]] | None:
+        """Read decisions and their TTLs from a ``cache`` server; None when that fails."""
+        keys = [self.decision_key(question) for question in questions]
+        commands: list[tuple[str, ...]] = [*(("PTTL", key) for key in keys), ("MGET", *keys)]
+        try:
+            replies, _ = await self._store.cache.exchange(
+                commands, deadline=deadline, idempotent=True
+            )
+        except StoreError:
+            return None
+        return replies[-1], replies[:-1]
+
     @staticmethod
     def judge_split(
         tokens: Sequence[Any], cached: list[Any] | None, run_id: str, revision: str

@@ -218,17 +218,10 @@ class Decisions:
 
     async def settle(self, question: Question, plan: Plan, glance: Glance, found: Found) -> Outcome:
         """Decide from what the server answered; evaluates when nothing valid is at hand."""
+        outcome = self.settle_cached(question, plan, glance, found)
+        if outcome is not None:
+            return outcome
         covered = self._covers(question, plan, found)
-        if covered and plan.consistency != "full":
-            entry = glance.entry
-            if entry is not None and entry.stamp == found.stamp:
-                self._refresh_ahead(question, glance, found, entry.expires - glance.at)
-                return self._near_outcome(entry, glance.at)
-            cached = found.decision
-            if cached is not None:
-                self._keep_near(question, glance, found.stamp, cached)
-                self._refresh_ahead(question, glance, found, cached.ttl_ms / 1000)
-                return Outcome(cached.allow, cached.reason, "valkey", cached.ttl, self.revision)
         flight = self._start(question, plan, glance, found, may_store=covered)
         evaluated = await flight.decision()
         decision = evaluated.decision
@@ -242,6 +235,23 @@ class Decisions:
             self._revision_with(evaluated.revision),
             flight,
         )
+
+    def settle_cached(
+        self, question: Question, plan: Plan, glance: Glance, found: Found
+    ) -> Outcome | None:
+        """Decide from a cache, if a decision there is valid and fresh enough; no I/O."""
+        if plan.consistency == "full" or not self._covers(question, plan, found):
+            return None
+        entry = glance.entry
+        if entry is not None and entry.stamp == found.stamp:
+            self._refresh_ahead(question, glance, found, entry.expires - glance.at)
+            return self._near_outcome(entry, glance.at)
+        cached = found.decision
+        if cached is None:
+            return None
+        self._keep_near(question, glance, found.stamp, cached)
+        self._refresh_ahead(question, glance, found, cached.ttl_ms / 1000)
+        return Outcome(cached.allow, cached.reason, "valkey", cached.ttl, self.revision)
 
     def fill(self, question: Question, glance: Glance, found: Found) -> Flight:
         """Start to evaluate and store what nobody asked for now, such as to warm the cache.

@@ -25,21 +25,16 @@ from sark.events import GenerationChanged
 from sark.policy.freshness import Freshness, FreshnessSigner, Scope
 from sark.store import Store, load_script
 
-__all__ = ["LOOKUP_FRAGMENTS", "Generations", "fresh_nonce", "stamp_of"]
+__all__ = ["LOOKUP_FRAGMENTS", "TOKEN_FRAGMENTS", "Generations", "fresh_nonce", "stamp_of"]
 
 STAMP_BYTES = 15  # 120 bits, 20 characters
 
-LOOKUP_FRAGMENTS: tuple[tuple[str, str], ...] = (
+TOKEN_FRAGMENTS: tuple[tuple[str, str], ...] = (
     ("sark.store", "clock.lua"),
     ("sark.policy", "token.lua"),
-    ("sark.policy", "lookup.lua"),
 )
-_INVALIDATE = load_script(
-    "policy.invalidate",
-    ("sark.store", "clock.lua"),
-    ("sark.policy", "token.lua"),
-    ("sark.policy", "invalidate.lua"),
-)
+LOOKUP_FRAGMENTS = (*TOKEN_FRAGMENTS, ("sark.policy", "lookup.lua"))
+_INVALIDATE = load_script("policy.invalidate", *TOKEN_FRAGMENTS, ("sark.policy", "invalidate.lua"))
 
 _process = urlsafe_b64encode(os.urandom(9)).decode()
 _numbers = count()

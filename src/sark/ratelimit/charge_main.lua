@@ -1,2 +1,2 @@
--- The charge alone: KEYS are the counters, ARGV their limits and windows.
+-- The charge alone: KEYS are the counters, ARGV the cost, their limits and windows.
 return ratelimit_charge(1, #KEYS, 1)

@@ -109,6 +109,11 @@ class RateLimiter:
         self._store = store
         self._limit = limit
 
+    @property
+    def most_at_once(self) -> int | None:
+        """Most requests that can be charged together; None without limits."""
+        return None if self._limit is None else self._limit.requests
+
     def identities(
         self, user_id: str, ip: str | None, api_key_id: str | None
     ) -> tuple[Identity, ...]:
@@ -132,13 +137,14 @@ class RateLimiter:
         window = self._limit.window_seconds
         return [keys.ratelimit(kind, identity, window) for kind, identity in identities]
 
-    def arguments(self, identities: Sequence[Identity]) -> tuple[int, ...]:
-        """Spell the limits as the script takes them."""
+    def arguments(self, identities: Sequence[Identity], *, cost: int = 1) -> tuple[int, ...]:
+        """Spell a cost and the limits as the script takes them."""
         if self._limit is None:
-            return ()
-        return (self._limit.requests, self._limit.window_seconds * 1000) * len(identities)
+            return (cost,)
+        limit = (self._limit.requests, self._limit.window_seconds * 1000)
+        return (cost, *(limit * len(identities)))
 
-    def read(self, identities: Sequence[Identity], reply: list[int]) -> Charge:
+    def read(self, identities: Sequence[Identity], reply: list[int], *, cost: int = 1) -> Charge:
         """Interpret the script's reply; no I/O."""
         limit = self._limit
         if limit is None:
@@ -149,7 +155,7 @@ class RateLimiter:
         )
         if reply[0]:
             return Charge(admitted=True, states=states)
-        full = [i for i, state in enumerate(states) if state.remaining == 0]
+        full = [i for i, state in enumerate(states) if state.remaining < cost]
         wait = max(states[i].reset for i in full)
         first = full[0]
         return Charge(

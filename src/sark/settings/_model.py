@@ -279,6 +279,11 @@ class Settings(BaseSettings):
         validation_alias="SARK_MAX_BODY_BYTES",
         description="Largest request body that is read.",
     )
+    max_batch_body_bytes: Annotated[int, kinds.whole(1024, 64 * 2**20, "bytes")] = Field(
+        default=2**20,
+        validation_alias="SARK_MAX_BATCH_BODY_BYTES",
+        description="Largest body of a batch of requests that is read.",
+    )
     siem_max_events: Annotated[int, kinds.whole(1, 10**9, "entries")] = Field(
         default=100_000,
         validation_alias="SARK_SIEM_MAX_EVENTS",

@@ -9,7 +9,7 @@ is cancelled or runs out of time never takes the group down with it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Literal
@@ -28,6 +28,7 @@ MAX_FLUSH_EVENTS = 1000
 MAX_FLUSH_BYTES = 1_048_576
 PURGE_BATCH = 1000
 FULL_RETRY_AFTER_SECONDS = 5.0
+NOT_IN_TIME = "the audit event was not accepted in time"
 
 APPEND_FRAGMENT = ("sark.siem", "append.lua")
 _APPEND = load_script("siem.append", APPEND_FRAGMENT, ("sark.siem", "append_main.lua"))
@@ -102,18 +103,53 @@ class EventQueue:
             QueueFullError: The queue is at its bound; the event is not in it.
             AuditError: Valkey did not accept it in time.
         """
-        accepted = asyncio.get_running_loop().create_future()
-        self._pending.append((encode_event(event), accepted))
-        if self._flusher is None or self._flusher.done():
-            self._flusher = asyncio.create_task(self._flush_until_closed(), name="sark-audit")
-        else:
-            self._wake_flusher()
+        accepted = self._enqueue(event)
+        self._start_flushing()
         try:
             with Deadline(deadline):
                 await accepted
         except TimeoutError:
             self._store.hub.emit(AuditRefused(1, "unavailable"))
-            raise AuditError("the audit event was not accepted in time") from None
+            raise AuditError(NOT_IN_TIME) from None
+
+    async def append_many(self, events: Sequence[AuditEvent], *, deadline: float) -> None:
+        """Append events that belong together; returns when Valkey has accepted all of them.
+
+        Args:
+            events: The events.
+            deadline: On the event loop's clock, in seconds. Past it each of them may or may not
+                have been accepted.
+
+        Raises:
+            QueueFullError: Not all of them found room; the first of them may be in the queue.
+            AuditError: Valkey did not accept all of them in time.
+        """
+        waiting = [self._enqueue(event) for event in events]
+        self._start_flushing()
+        try:
+            with Deadline(deadline):
+                await asyncio.wait(waiting)
+        except TimeoutError:
+            late = [waiter for waiter in waiting if not waiter.done()]
+            for waiter in late:
+                waiter.cancel()
+            self._store.hub.emit(AuditRefused(len(late), "unavailable"))
+            raise AuditError(NOT_IN_TIME) from None
+        # Looked at one by one, so that no failure stays unretrieved.
+        failures = [error for waiter in waiting if (error := waiter.exception()) is not None]
+        if failures:
+            raise failures[0]
+
+    def _enqueue(self, event: AuditEvent) -> asyncio.Future[None]:
+        accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pending.append((encode_event(event), accepted))
+        return accepted
+
+    def _start_flushing(self) -> None:
+        if self._flusher is None or self._flusher.done():
+            self._flusher = asyncio.create_task(self._flush_until_closed(), name="sark-audit")
+        else:
+            self._wake_flusher()
 
     async def purge(self) -> int:
         """Drop all events that are queued now, booked as purged; returns how many."""

@@ -1,0 +1,231 @@
+"""``authorize_many()``: up to a thousand questions of one user at once.
+
+The same path as ``authorize()`` with everything shared: one script call charges all questions (all
+or nothing) and reads all decisions, the misses are evaluated concurrently, and all audit events
+travel together. Every question has an event and an answer of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any
+
+import msgspec
+
+from sark.errors import InvalidRequestError
+from sark.events import Decided, Looked
+from sark.gateway import Answer, Gateway, Request, answer_of, event_of, looked, ttl_of
+from sark.policy import Found, Question
+from sark.policy.decisions import Consistency, Decisions, Glance, Outcome, Plan
+from sark.policy.generations import TOKEN_FRAGMENTS, fresh_nonce
+from sark.ratelimit import Charge, Identity
+from sark.ratelimit.limits import CHARGE_FRAGMENT
+from sark.store import Argument, load_script
+
+__all__ = ["MAX_QUESTIONS", "BatchQuestion", "BatchRequest", "authorize_many"]
+
+MAX_QUESTIONS = 1000
+
+_AUTHORIZE_MANY = load_script(
+    "gateway.authorize_many",
+    *TOKEN_FRAGMENTS,
+    ("sark.policy", "lookup_many.lua"),
+    CHARGE_FRAGMENT,
+    ("sark", "authorize_many.lua"),
+)
+
+
+class BatchQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One question of a batch.
+
+    Attributes:
+        action: What to do; 1 to 256 bytes.
+        resource: What to do it to; 1 to 256 bytes.
+        context: Further circumstances for the policy.
+        policy: Which policy decides; the batch's when left out.
+    """
+
+    action: str
+    resource: str
+    context: dict[str, Any] = {}
+    policy: str | None = None
+
+
+class BatchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Questions about one user.
+
+    Attributes:
+        user_id: Who wants to act.
+        questions: What is asked; 1 to 1,000.
+        ip: Address of the acting user, for the rate limit.
+        api_key_id: Id of the api key in use, for the rate limit.
+        policy: Which policy decides questions that name none.
+        consistency: As in a single request, for all questions.
+        freshness: As in a single request, for all questions.
+    """
+
+    user_id: str
+    questions: list[BatchQuestion]
+    ip: str | None = None
+    api_key_id: str | None = None
+    policy: str | None = None
+    consistency: Consistency | None = None
+    freshness: str | None = None
+
+
+async def authorize_many(gateway: Gateway, batch: BatchRequest) -> list[Answer]:
+    """Decide all questions of a batch, and record every answer before returning any.
+
+    Args:
+        gateway: Decides.
+        batch: The questions.
+
+    Returns:
+        One answer per question, in their order.
+
+    Raises:
+        InvalidRequestError: A field is unusable, or there are more questions than a window
+            admits; nothing was charged or recorded.
+        LimitExceededError: A limit refused the batch as a whole; recorded once.
+        StoreError: Valkey did not answer in time, so nothing was decided.
+        AuditError: Not every answer could be recorded, so none may be given.
+    """
+    started = perf_counter()
+    requests, questions, identities = _check(gateway, batch)
+    decisions = gateway.decisions
+    plan = decisions.plan(batch.consistency, batch.freshness)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + gateway.budget
+    fast = plan.consistency == "fast"
+    glances = [decisions.glance(question, use_entry=fast) for question in questions]
+    charge, found = await _round_trip(gateway, questions, identities, deadline)
+    if found is None:
+        raise await gateway.refuse(requests[0], questions[0], charge, deadline)
+    before = loop.time()
+    outcomes = await _settle(decisions, plan, list(zip(questions, glances, found, strict=True)))
+    deadline += loop.time() - before
+    events = [
+        event_of(request, question, outcome)
+        for request, question, outcome in zip(requests, questions, outcomes, strict=True)
+    ]
+    await gateway.queue.append_many(events, deadline=deadline)
+    ttls = [await ttl_of(outcome) for outcome in outcomes]
+    seconds = (perf_counter() - started) / len(questions)
+    hub = gateway.store.hub
+    for question, glance, each, outcome in zip(questions, glances, found, outcomes, strict=True):
+        hub.emit(Looked(question.policy, looked(outcome, glance, each)))
+        hub.emit(Decided(question.policy, outcome.allow, outcome.source, seconds))
+    return [
+        answer_of(question, outcome, event, ttl, charge)
+        for question, outcome, event, ttl in zip(questions, outcomes, events, ttls, strict=True)
+    ]
+
+
+async def _settle(
+    decisions: Decisions, plan: Plan, asked: Sequence[tuple[Question, Glance, Found]]
+) -> list[Outcome]:
+    """Take what the caches have, and evaluate the rest concurrently."""
+    outcomes = [decisions.settle_cached(one, plan, glance, found) for one, glance, found in asked]
+    missing = [number for number, outcome in enumerate(outcomes) if outcome is None]
+    settled = await asyncio.gather(
+        *(
+            decisions.settle(question, plan, glance, found)
+            for question, glance, found in (asked[number] for number in missing)
+        )
+    )
+    evaluated = dict(zip(missing, settled, strict=True))
+    return [outcome or evaluated[number] for number, outcome in enumerate(outcomes)]
+
+
+def _check(
+    gateway: Gateway, batch: BatchRequest
+) -> tuple[list[Request], list[Question], tuple[Identity, ...]]:
+    """Refuse unusable input before any I/O; the field says which question."""
+    count, most = len(batch.questions), gateway.limiter.most_at_once
+    if not 1 <= count <= MAX_QUESTIONS:
+        raise InvalidRequestError("questions", f"got {count}, expected 1 to {MAX_QUESTIONS}")
+    if most is not None and count > most:
+        raise InvalidRequestError(
+            "questions", f"got {count}, expected at most {most}, which is the rate limit"
+        )
+    requests, questions = [], []
+    identities: tuple[Identity, ...] = ()
+    for number, asked in enumerate(batch.questions):
+        request = Request(
+            user_id=batch.user_id,
+            action=asked.action,
+            resource=asked.resource,
+            context=asked.context,
+            ip=batch.ip,
+            api_key_id=batch.api_key_id,
+            policy=asked.policy if asked.policy is not None else batch.policy,
+        )
+        try:
+            question, identities = gateway.check(request)
+        except InvalidRequestError as error:
+            error.field = _field(asked, number, error.field)
+            raise
+        requests.append(request)
+        questions.append(question)
+    return requests, questions, identities
+
+
+def _field(asked: BatchQuestion, number: int, field: str) -> str:
+    root = field.partition(".")[0].partition("[")[0]
+    own = root in {"action", "resource", "context"} or (root == "policy" and asked.policy)
+    return f"questions[{number}].{field}" if own else field
+
+
+async def _round_trip(
+    gateway: Gateway,
+    questions: Sequence[Question],
+    identities: Sequence[Identity],
+    deadline: float,
+) -> tuple[Charge, list[Found] | None]:
+    """Charge and look up; no ``Found`` when a limit refused."""
+    cache, limiter, cost = gateway.decisions.cache, gateway.limiter, len(questions)
+    policies = list(dict.fromkeys(question.policy for question in questions))
+    keys = limiter.keys(identities)
+    arguments: list[Argument] = [
+        len(keys),
+        fresh_nonce(),
+        cache.generations.user_token_ttl_ms,
+        len(policies),
+        *limiter.arguments(identities, cost=cost),
+    ]
+    names = gateway.store.keys
+    keys += [names.policy_generation, names.policy_user_version(questions[0].user_id)]
+    keys += [names.policy_version(policy) for policy in policies]
+    state = gateway.store.state
+    if gateway.store.shared:
+        keys += [cache.decision_key(question) for question in questions]
+        reply = await state.run(_AUTHORIZE_MANY, keys, arguments, deadline=deadline)
+        read = None
+    else:
+        reply, read = await asyncio.gather(
+            state.run(_AUTHORIZE_MANY, keys, arguments, deadline=deadline),
+            cache.read_many(questions, deadline=deadline - gateway.budget / 2),
+        )
+    charge = limiter.read(identities, reply.value[0], cost=cost)
+    if not charge.admitted:
+        return charge, None
+    (everything, user, *versions), values, ttls = reply.value[1]
+    if not gateway.store.shared:
+        values, ttls = read or (None, None)
+    tokens = {
+        policy: (everything, version, user)
+        for policy, version in zip(policies, versions, strict=True)
+    }
+    revision = gateway.decisions.revision
+    found = [
+        cache.judge_split(
+            tokens[question.policy],
+            None if values is None else [values[number], ttls[number]],
+            reply.run_id,
+            revision,
+        )
+        for number, question in enumerate(questions)
+    ]
+    return charge, found

@@ -1,0 +1,38 @@
+"""``POST /v1/authorize/batch``: up to a thousand questions about one user at once."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from sark.batch import BatchRequest, authorize_many
+from sark.gateway import Answer
+from sark.http.bodies import decode_body
+from sark.http.service import Service
+
+__all__ = ["BATCH_PATH", "BatchAnswer", "authorize_batch"]
+
+BATCH_PATH = "/v1/authorize/batch"
+
+_decode = msgspec.json.Decoder(BatchRequest).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class BatchAnswer(msgspec.Struct, frozen=True):
+    """The answers to a batch.
+
+    Attributes:
+        answers: One per question, in their order.
+    """
+
+    answers: list[Answer]
+
+
+async def authorize_batch(request: HttpRequest) -> Response:
+    """Decide all questions; 200 with one answer each."""
+    service: Service = request.app.state.service
+    await service.check_caller(request)
+    batch = await decode_body(request, _decode)
+    answers = await authorize_many(service.runtime.gateway, batch)
+    return Response(_encode(BatchAnswer(answers)), media_type="application/json")
