@@ -30,6 +30,7 @@ __all__ = [
     "NearCacheChanged",
     "RoundTrip",
     "ScriptLoaded",
+    "Warmed",
 ]
 
 CacheMiss = Literal["absent", "stale", "corrupt", "unavailable"]
@@ -130,6 +131,28 @@ class Decided(Event, frozen=True):
     allow: bool
     source: Literal["valkey", "near", "evaluated", "failed", "undefined"]
     seconds: float
+
+
+class Warmed(Event, frozen=True):
+    """A service has warmed its cache at the start, or had to give that up.
+
+    Attributes:
+        cached: Questions that were cached already.
+        evaluated: Questions that were decided.
+        stored: Decisions of them that were stored.
+        failed: Questions that got no decision.
+        skipped: Questions that could not be asked.
+        seconds: How long it took.
+        reason: Why it ended early; empty when it did not.
+    """
+
+    cached: int
+    evaluated: int
+    stored: int
+    failed: int
+    skipped: int
+    seconds: float
+    reason: str = ""
 
 
 class LimitRefused(Event, frozen=True):

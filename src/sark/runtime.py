@@ -27,9 +27,11 @@ from sark.policy.evaluators.opa import OpaHttp
 from sark.policy.evaluators.opa_transport import OpaEndpoint
 from sark.policy.freshness import FreshnessSigner
 from sark.policy.generations import Generations
+from sark.policy.hot import HotRequests
 from sark.policy.near import NearCache
 from sark.policy.near_feed import NearFeed
 from sark.policy.policy_file import PolicyFile, read_policy_file
+from sark.policy.warm_up import WarmUp
 from sark.ratelimit import Limit, RateLimiter
 from sark.settings import Settings
 from sark.siem import EventQueue, QueueBounds
@@ -52,6 +54,8 @@ class Runtime:
         hub: Where all events go.
         store: The servers.
         gateway: The request path.
+        hot: The log of the most asked questions.
+        warm_up: Warms the cache from it when it is started.
         embedded: The embedded server, when no ``VALKEY_URL`` was given.
     """
 
@@ -59,6 +63,8 @@ class Runtime:
     hub: Hub
     store: Store
     gateway: Gateway
+    hot: HotRequests
+    warm_up: WarmUp
     embedded: EmbeddedServer | None
 
     async def authorize(self, request: Request) -> Answer:
@@ -92,16 +98,28 @@ async def open_runtime(
             await stack.enter_async_context(embedded)
             topology = Topology.single(embedded.url)
         store = await stack.enter_async_context(Store(topology, settings, hub))
-        decisions = _decisions(settings, store, evaluator, rules)
+        hot = HotRequests(store, every=settings.hot_sample, keep=settings.hot_requests)
+        stack.push_async_callback(hot.flush)
+        await stack.enter_async_context(background(hot.flush_forever(), "sark-hot-requests"))
+        decisions = _decisions(settings, store, evaluator, rules, hot)
         gateway = _gateway(settings, store, decisions)
         stack.push_async_callback(gateway.queue.close)
         stack.push_async_callback(decisions.evaluations.close)
         if decisions.near is not None:
             decisions.near.start()
             stack.push_async_callback(decisions.near.close)
+        warm_up = WarmUp(
+            decisions,
+            hot,
+            policies=settings.policies,
+            rate=settings.warm_rate,
+            ready_within=settings.warm_ready_ms / 1000,
+            hub=hub,
+        )
+        stack.push_async_callback(warm_up.close)
         closing = gateway.refusals.close_due_forever(interval=REFUSALS_INTERVAL_SECONDS)
         await stack.enter_async_context(background(closing, "sark-refusals"))
-        yield Runtime(settings, hub, store, gateway, embedded)
+        yield Runtime(settings, hub, store, gateway, hot, warm_up, embedded)
 
 
 def policy_directory(settings: Settings) -> Path:
@@ -150,7 +168,7 @@ def key_directory(settings: Settings) -> Path:
 
 
 def _decisions(
-    settings: Settings, store: Store, evaluator: Evaluator, rules: PolicyFile
+    settings: Settings, store: Store, evaluator: Evaluator, rules: PolicyFile, hot: HotRequests
 ) -> Decisions:
     tiers = TtlTiers(settings.ttl_high, settings.ttl_medium, settings.ttl_low)
     signer = FreshnessSigner(mac_key(key_directory(settings)))
@@ -176,6 +194,7 @@ def _decisions(
         Evaluations(evaluator, timeout=timeout, hub=store.hub),
         signer,
         store_timeout=settings.request_budget_ms / 1000,
+        hot=hot if settings.hot_sample else None,
     )
 
 

@@ -26,6 +26,7 @@ from sark.events import (
     NearCacheChanged,
     RoundTrip,
     ScriptLoaded,
+    Warmed,
 )
 from sark.ops.metrics import Metrics
 
@@ -102,6 +103,18 @@ EXPECTED: list[tuple[Event, dict[str, float]]] = [
             "sark_audit_groups_total": 1,
         },
     ),
+    (
+        Warmed(cached=1, evaluated=5, stored=4, failed=2, skipped=3, seconds=1.5),
+        {
+            "sark_warmed_questions_total result=cached": 1,
+            "sark_warmed_questions_total result=evaluated": 5,
+            "sark_warmed_questions_total result=stored": 4,
+            "sark_warmed_questions_total result=failed": 2,
+            "sark_warmed_questions_total result=skipped": 3,
+            "sark_warming_seconds_total": 1.5,
+            "sark_warm_ups_total result=completed": 1,
+        },
+    ),
     (AuditRefused(2, "full"), {"sark_audit_events_refused_total reason=full": 2}),
 ]
 
@@ -149,6 +162,7 @@ def test_counts_add_up() -> None:
         GenerationChanged("user", "marked"),
         GuardChanged("state", is_open=True, reason="marked"),
         ScriptLoaded("state", "marked"),
+        Warmed(0, 0, 0, 0, 0, seconds=0.5, reason="marked"),
     ],
     ids=lambda event: type(event).__name__,
 )

@@ -61,6 +61,8 @@ async def _serve(settings: Settings, *, ephemeral: bool) -> None:
         report_events(hub)
         async with open_runtime(settings, hub=hub, ephemeral=ephemeral) as runtime:
             address = _http_address(settings, listener)
+            if settings.warm_on_start:
+                runtime.warm_up.start()
             server = _Server(_config(runtime, metrics))
             if data_dir is not None and runtime.embedded is not None:
                 token = settings.admin_token

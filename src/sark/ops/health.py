@@ -49,6 +49,10 @@ async def readiness(runtime: Runtime) -> Readiness:
         _servers(runtime), _queue(runtime), _evaluator(runtime)
     )
     checks = (*servers, queue, engine)
+    if runtime.settings.warm_ready_ms:
+        warm_up = runtime.warm_up
+        ok = not warm_up.holds_readiness
+        checks += (Check("warm-up", ok=ok, required=True, detail=warm_up.state),)
     return Readiness(all(check.ok for check in checks if check.required), checks)
 
 

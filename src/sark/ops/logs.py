@@ -13,6 +13,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
+import msgspec
 import structlog
 
 from sark.events import (
@@ -24,6 +25,7 @@ from sark.events import (
     GuardChanged,
     Hub,
     ScriptLoaded,
+    Warmed,
 )
 from sark.settings import LogFormat, LogLevel
 
@@ -114,6 +116,15 @@ def report_events(hub: Hub) -> None:
         elif event.state == "closed":
             log.info("policy engine answers again")
 
+    def warmed(event: Warmed) -> None:
+        fields = msgspec.structs.asdict(event)
+        reason = fields.pop("reason")
+        if reason:
+            log.warning("cache not warmed to the end", **fields, reason=reason)
+        else:
+            log.info("cache warmed", **fields)
+
+    hub.on(Warmed, warmed)
     hub.on(GuardChanged, guard)
     hub.on(EvaluatorBreakerChanged, breaker)
     hub.on(ScriptLoaded, lambda e: log.info("script loaded", role=e.role, script=e.script))

@@ -28,6 +28,7 @@ from sark.events import (
     NearCacheChanged,
     RoundTrip,
     ScriptLoaded,
+    Warmed,
 )
 from sark.runtime import Runtime
 from sark.store import Server
@@ -107,6 +108,20 @@ class Metrics:
         hub.on(Enforced, lambda event: enforced.labels(event.scope).observe(event.seconds))
         hub.on(NearCacheChanged, lambda event: None if event.serving else aside.inc())
         hub.on(GenerationChanged, lambda event: invalidations.labels(event.scope).inc())
+        self._count_warming(hub)
+
+    def _count_warming(self, hub: Hub) -> None:
+        questions = self._counter("warmed_questions", "Questions of the warm-up", "result")
+        seconds = self._counter("warming_seconds", "Time spent warming up")
+        ended = self._counter("warm_ups", "Warm-ups that ended", "result")
+
+        def warmed(event: Warmed) -> None:
+            for result in ("cached", "evaluated", "stored", "failed", "skipped"):
+                questions.labels(result).inc(getattr(event, result))
+            seconds.inc(event.seconds)
+            ended.labels("given_up" if event.reason else "completed").inc()
+
+        hub.on(Warmed, warmed)
 
     def _count_store(self, hub: Hub) -> None:
         seconds = self._histogram("store_call_seconds", "Exchanges with Valkey", "role", "result")

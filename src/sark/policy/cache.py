@@ -21,7 +21,7 @@ from sark.policy.generations import LOOKUP_FRAGMENTS, Generations, fresh_nonce, 
 from sark.policy.policy_file import PolicyFile
 from sark.policy.question import Question
 from sark.policy.sensitivity import TtlTiers
-from sark.store import Store, load_script
+from sark.store import ScriptCall, Store, load_script
 
 __all__ = ["CachedDecision", "Found", "PolicyCache", "judge"]
 
@@ -191,6 +191,39 @@ class PolicyCache:
             self.read(question, deadline=deadline),
         )
         return self.judge_split(reply.value, cached, reply.run_id, revision)
+
+    async def get_many(
+        self, questions: Sequence[Question], revision: str, *, deadline: float | None = None
+    ) -> list[Found]:
+        """Look decisions up in one round trip, each by its own tokens; these are not counted.
+
+        Args:
+            questions: What is asked; about a hundred at a time.
+            revision: Of the policies in force.
+            deadline: On the event loop's clock, in seconds.
+
+        Raises:
+            StoreError: As in ``get``.
+        """
+        shared = self._store.shared
+        calls = []
+        for question in questions:
+            keys = self.generation_keys(question)
+            if shared:
+                keys.append(self.decision_key(question))
+            calls.append(ScriptCall(_LOOKUP, keys, self._lookup_arguments()))
+        asking = self._store.state.exchange(calls, deadline=deadline, idempotent=True)
+        if shared:
+            replies, run_id = await asking
+            return [judge(reply, run_id, revision) for reply in replies]
+        (replies, run_id), read = await asyncio.gather(
+            asking, self.read_many(questions, deadline=deadline)
+        )
+        found = []
+        for number, reply in enumerate(replies):
+            cached = None if read is None else [read[0][number], read[1][number]]
+            found.append(self.judge_split(reply, cached, run_id, revision))
+        return found
 
     def _lookup_arguments(self) -> tuple[str, int]:
         return fresh_nonce(), self.generations.user_token_ttl_ms

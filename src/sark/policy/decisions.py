@@ -185,7 +185,7 @@ class Decisions:
             entry = near.get_coherent(question.digest, now)
             if entry is not None:
                 if self.hot is not None:
-                    self.hot.note(question)
+                    self.hot.note(question, self.cache.rules)
                 return self._near_outcome(entry, now)
         plan = self.plan(consistency, freshness)
         glance = self.glance(question, use_entry=False)
@@ -226,7 +226,7 @@ class Decisions:
         evaluated = await flight.decision()
         decision = evaluated.decision
         if self.hot is not None and decision and self.cache.ttl_of(question, decision):
-            self.hot.note(question)
+            self.hot.note(question, self.cache.rules)
         return Outcome(
             evaluated.allow,
             evaluated.reason,
@@ -331,7 +331,7 @@ class Decisions:
         Every answer from a cache comes by here, so it is noted here, too.
         """
         if self.hot is not None:
-            self.hot.note(question)
+            self.hot.note(question, self.cache.rules)
         life = self.cache.rules.ttl(question.action, self.cache.tiers)
         if seconds_left > life * REFRESH_SHARE:
             return

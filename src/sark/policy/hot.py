@@ -61,35 +61,37 @@ class HotRequests:
 
     Args:
         store: Where the log is (``cache`` role).
-        rules: How sensitive actions are.
         every: One in so many answered questions is counted; 0: none.
         keep: Most questions in the log.
     """
 
-    def __init__(self, store: Store, rules: PolicyFile, *, every: int, keep: int) -> None:
+    def __init__(self, store: Store, *, every: int, keep: int) -> None:
         self._store = store
-        self._rules = rules
         self._every = every
         self._keep = keep
         # Counts down to the next sample. What starts at 0 never comes to it.
         self._left = self._distance() if every else 0
         self._counts: dict[bytes, int] = {}
 
-    def note(self, question: Question) -> None:
-        """Hear that a question was answered with a decision that may be kept; no I/O."""
+    def note(self, question: Question, rules: PolicyFile) -> None:
+        """Hear that a question was answered with a decision that may be kept; no I/O.
+
+        Args:
+            question: What was asked.
+            rules: How sensitive actions are.
+        """
         self._left -= 1
         if self._left:
             return
         self._left = self._distance()
-        self._count(question)
+        if rules.sensitivity(question.action) is not Sensitivity.HIGH:
+            self._count(question)
 
     def _distance(self) -> int:
         """Draw when to sample next; a fixed distance would follow any rhythm of the callers."""
         return random.randint(1, 2 * self._every - 1)  # noqa: S311 - not cryptography
 
     def _count(self, question: Question) -> None:
-        if self._rules.sensitivity(question.action) is Sensitivity.HIGH:
-            return
         member = spell(question)
         counts = self._counts
         if member in counts:

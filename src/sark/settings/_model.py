@@ -274,6 +274,37 @@ class Settings(BaseSettings):
             "invalidation. Requests through `authorize` never do."
         ),
     )
+    hot_sample: Annotated[int, kinds.whole(0, 1_000_000)] = Field(
+        default=16,
+        validation_alias="SARK_HOT_SAMPLE",
+        description=(
+            "One in so many answered questions is counted in the log of the most asked, from "
+            "which caches are warmed; 0 counts none."
+        ),
+    )
+    hot_requests: Annotated[int, kinds.whole(1, 10_000, "questions")] = Field(
+        default=1000,
+        validation_alias="SARK_HOT_REQUESTS",
+        description="Most questions in the log of the most asked.",
+    )
+    warm_on_start: Annotated[bool, kinds.flag()] = Field(
+        default=True,
+        validation_alias="SARK_WARM_ON_START",
+        description="Whether the service decides the most asked questions when it starts.",
+    )
+    warm_rate: Annotated[int, kinds.whole(1, 100_000, "evaluations per second")] = Field(
+        default=200,
+        validation_alias="SARK_WARM_RATE",
+        description="Most evaluations for warming the cache.",
+    )
+    warm_ready_ms: Annotated[int, kinds.whole(0, 600_000, "milliseconds")] = Field(
+        default=0,
+        validation_alias="SARK_WARM_READY_MS",
+        description=(
+            "Longest time that `/health/ready` says no because the cache is still being warmed; 0: "
+            "it doesn't wait for that."
+        ),
+    )
     max_body_bytes: Annotated[int, kinds.whole(1024, 16 * 2**20, "bytes")] = Field(
         default=65_536,
         validation_alias="SARK_MAX_BODY_BYTES",
