@@ -19,6 +19,7 @@ __all__ = [
     "CacheWriteFailed",
     "Decided",
     "Enforced",
+    "EvaluationEnded",
     "EvaluationFailed",
     "EvaluatorBreakerChanged",
     "Event",
@@ -28,6 +29,8 @@ __all__ = [
     "LimitRefused",
     "Looked",
     "NearCacheChanged",
+    "PoliciesReloaded",
+    "PolicyReloadFailed",
     "RoundTrip",
     "ScriptLoaded",
     "Warmed",
@@ -98,6 +101,31 @@ class EvaluationFailed(Event, frozen=True):
     """The policy engine gave no decision; the request was denied."""
 
     policy: str
+    reason: str
+
+
+class EvaluationEnded(Event, frozen=True):
+    """The policy engine was asked, and the answer came or not.
+
+    Attributes:
+        result: ``undefined`` and ``failed`` are denials that are not kept.
+        seconds: From asking to the answer.
+    """
+
+    policy: str
+    result: Literal["evaluated", "undefined", "failed"]
+    seconds: float
+
+
+class PoliciesReloaded(Event, frozen=True):
+    """Other policies are in force: what was decided under the earlier ones is a miss."""
+
+    revision: str
+
+
+class PolicyReloadFailed(Event, frozen=True):
+    """New policies were refused; the running ones stay."""
+
     reason: str
 
 

@@ -202,12 +202,16 @@ class Gateway:
             deadline=asyncio.get_running_loop().time() + self.budget,
         )
 
-    def check(self, request: Request) -> tuple[Question, tuple[Identity, ...]]:
-        """Refuse unusable input before any I/O."""
-        policy = self.policies[0] if request.policy is None else request.policy
+    def check_policy(self, policy: str) -> None:
+        """Refuse a policy that is not served."""
         if policy not in self.policies:
             known = ", ".join(self.policies)
             raise UnknownPolicyError("policy", f"got {policy[:64]!r}, expected one of: {known}")
+
+    def check(self, request: Request) -> tuple[Question, tuple[Identity, ...]]:
+        """Refuse unusable input before any I/O."""
+        policy = self.policies[0] if request.policy is None else request.policy
+        self.check_policy(policy)
         ip = None if request.ip is None else canonical_ip(request.ip)
         if request.api_key_id is not None:
             check_text("api_key_id", request.api_key_id)

@@ -31,6 +31,7 @@ from sark.policy.hot import HotRequests
 from sark.policy.near import NearCache
 from sark.policy.near_feed import NearFeed
 from sark.policy.policy_file import PolicyFile, read_policy_file
+from sark.policy.reload import PolicyReloader, PolicyWatcher, Reloaded, fingerprint
 from sark.policy.warm_up import WarmUp
 from sark.ratelimit import Limit, RateLimiter
 from sark.settings import Settings
@@ -57,6 +58,8 @@ class Runtime:
         hot: The log of the most asked questions.
         warm_up: Warms the cache from it when it is started.
         embedded: The embedded server, when no ``VALKEY_URL`` was given.
+        policies: Reads the policies again.
+        watcher: Does so by itself when their files change.
     """
 
     settings: Settings
@@ -66,10 +69,16 @@ class Runtime:
     hot: HotRequests
     warm_up: WarmUp
     embedded: EmbeddedServer | None
+    policies: PolicyReloader
+    watcher: PolicyWatcher
 
     async def authorize(self, request: Request) -> Answer:
         """Decide a request; see ``Gateway.authorize``."""
         return await self.gateway.authorize(request)
+
+    async def reload(self) -> Reloaded:
+        """Read the policies again; see ``PolicyReloader.reload``."""
+        return await self.policies.reload()
 
 
 @contextlib.asynccontextmanager
@@ -87,6 +96,8 @@ async def open_runtime(
         ConfigurationError: The policies don't load or the embedded server doesn't start.
     """
     hub = hub or Hub()
+    paths = _policy_paths(settings)
+    seen = fingerprint(paths)
     rules = read_policy_file(settings.policy_file)
     rules.check(settings.policies)
     async with contextlib.AsyncExitStack() as stack:
@@ -119,7 +130,10 @@ async def open_runtime(
         stack.push_async_callback(warm_up.close)
         closing = gateway.refusals.close_due_forever(interval=REFUSALS_INTERVAL_SECONDS)
         await stack.enter_async_context(background(closing, "sark-refusals"))
-        yield Runtime(settings, hub, store, gateway, hot, warm_up, embedded)
+        policies = _reloader(settings, decisions, hub)
+        watcher = PolicyWatcher(policies, paths, seen, interval=settings.policy_watch_interval)
+        await stack.enter_async_context(background(watcher.run(), "sark-policies"))
+        yield Runtime(settings, hub, store, gateway, hot, warm_up, embedded, policies, watcher)
 
 
 def policy_directory(settings: Settings) -> Path:
@@ -149,6 +163,27 @@ async def _open_evaluator(settings: Settings, hub: Hub) -> AsyncIterator[Evaluat
     )
     async with opa, background(opa.watch(settings.opa_watch_interval), "sark-opa-watch"):
         yield opa
+
+
+def _policy_paths(settings: Settings) -> list[Path]:
+    """List what the policies are read from; OPA sees to its own."""
+    paths = [] if settings.opa_url is not None else [policy_directory(settings)]
+    return paths if settings.policy_file is None else [*paths, settings.policy_file]
+
+
+def _reloader(settings: Settings, decisions: Decisions, hub: Hub) -> PolicyReloader:
+    evaluator = decisions.evaluations.evaluator
+
+    async def refresh() -> None:
+        match evaluator:
+            case EmbeddedRego():
+                evaluator.reload()
+            case OpaHttp():
+                await evaluator.refresh()
+
+    return PolicyReloader(
+        decisions, refresh, policies=settings.policies, path=settings.policy_file, hub=hub
+    )
 
 
 def key_directory(settings: Settings) -> Path:

@@ -22,6 +22,10 @@ ROUTES = {
     "/health/ready": {"get"},
     "/metrics": {"get"},
     "/v1/status": {"get"},
+    "/v1/policies/reload": {"post"},
+    "/v1/policies/{name}/invalidate": {"post"},
+    "/v1/users/{user_id}/invalidate": {"post"},
+    "/v1/cache/invalidate": {"post"},
 }
 AUTHORIZE_STATUSES = {"200", "400", "401", "413", "415", "422", "429", "503"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
 import signal
 import socket
@@ -39,7 +40,8 @@ def serve(
 ) -> None:
     """Serve authorizations over HTTP, on an embedded Valkey unless VALKEY_URL is set.
 
-    Everything else is set by environment variables; `sark settings` lists them.
+    Everything else is set by environment variables; `sark settings` lists them. SIGHUP makes
+    it read the policies again.
     """
     settings = load()
     check_exposure(settings)
@@ -71,6 +73,7 @@ async def _serve(settings: Settings, *, ephemeral: bool) -> None:
                     http=address,
                     admin_token=token.get_secret_value() if token else None,
                 )
+            _reload_on_hangup(runtime, server)
             server.when_started = lambda: _print_summary(runtime, address, generated_token)
             await server.serve(sockets=[listener])
 
@@ -81,6 +84,27 @@ def _with_admin_token(settings: Settings) -> tuple[Settings, str | None]:
         return settings, None
     token = secrets.token_urlsafe(24)
     return settings.model_copy(update={"admin_token": SecretStr(token)}), token
+
+
+def _reload_on_hangup(runtime: Runtime, server: uvicorn.Server) -> None:
+    """Read the policies again on SIGHUP; when it says that the terminal is gone, stop instead."""
+    had_terminal = _has_terminal()
+
+    def hung_up() -> None:
+        if had_terminal and not _has_terminal():
+            server.handle_exit(signal.SIGTERM, None)
+        else:
+            runtime.watcher.request()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hung_up)
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -7,7 +7,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp
 
 import sark
-from sark.http import openapi, operations, problems
+from sark.http import invalidation, openapi, operations, problems
 from sark.http.authorize import authorize
 from sark.http.batch import BATCH_PATH, authorize_batch
 from sark.http.body_limit import BodyLimit
@@ -51,5 +51,6 @@ def create_app(runtime: Runtime, metrics: Metrics) -> ASGIApp:
     app.add_route("/v1/authorize", authorize, methods=["POST"], include_in_schema=False)
     app.add_route(BATCH_PATH, authorize_batch, methods=["POST"], include_in_schema=False)
     app.include_router(operations.router)
+    app.include_router(invalidation.router)
     openapi.install(app)
     return app

@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 
 from sark.batch import BatchRequest
 from sark.gateway import Answer, Request
+from sark.http import openapi_admin
 from sark.http.batch import BATCH_PATH, BatchAnswer
 from sark.http.problems import Problem
 from sark.ops.health import Readiness
@@ -84,6 +85,7 @@ def _complete(document: Schema) -> None:
         "200": _response("The state of this process", status),
         **_problems(_ADMIN_ERRORS, problem),
     }
+    openapi_admin.complete(document)
     paths["/metrics"]["get"]["responses"]["200"]["content"] = {"text/plain": {}}
     paths["/v1/authorize"] = {
         "post": {

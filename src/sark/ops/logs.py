@@ -24,6 +24,8 @@ from sark.events import (
     GenerationChanged,
     GuardChanged,
     Hub,
+    PoliciesReloaded,
+    PolicyReloadFailed,
     ScriptLoaded,
     Warmed,
 )
@@ -138,5 +140,10 @@ def report_events(hub: Hub) -> None:
     hub.on(
         CacheWriteFailed,
         lambda e: cache("decision not stored", policy=e.policy, reason=e.reason),
+    )
+    hub.on(PoliciesReloaded, lambda e: log.info("policies reloaded", revision=e.revision))
+    hub.on(
+        PolicyReloadFailed,
+        lambda e: log.error("policies refused, the running ones stay", reason=e.reason),
     )
     hub.on(AuditRefused, lambda e: audit("audit events refused", events=e.events, reason=e.reason))

@@ -18,6 +18,7 @@ from sark.events import (
     CacheWriteFailed,
     Decided,
     Enforced,
+    EvaluationEnded,
     EvaluationFailed,
     EvaluatorBreakerChanged,
     GenerationChanged,
@@ -26,6 +27,8 @@ from sark.events import (
     LimitRefused,
     Looked,
     NearCacheChanged,
+    PoliciesReloaded,
+    PolicyReloadFailed,
     RoundTrip,
     ScriptLoaded,
     Warmed,
@@ -49,6 +52,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._hub = hub
         self._count_requests(hub)
+        self._count_policies(hub)
         self._count_cache(hub)
         self._count_store(hub)
         self._count_audit(hub)
@@ -76,22 +80,33 @@ class Metrics:
         decisions = self._counter("decisions", "Answers given", "policy", "allow", "source")
         seconds = self._histogram("authorize_seconds", "Time of one authorize() call", "source")
         refused = self._counter("ratelimit_refused", "Requests refused by a limit", "kind")
-        failed = self._counter("evaluation_failures", "Evaluations without decision", "policy")
-        breaker = self._counter("evaluator_breaker_opened", "Times that the engine was found dead")
 
         def decided(event: Decided) -> None:
             allow = "true" if event.allow else "false"
             decisions.labels(event.policy, allow, event.source).inc()
             seconds.labels(event.source).observe(event.seconds)
 
+        hub.on(Decided, decided)
+        hub.on(LimitRefused, lambda event: refused.labels(event.kind).inc())
+
+    def _count_policies(self, hub: Hub) -> None:
+        ended = self._histogram("evaluation_seconds", "Evaluations", "policy", "result")
+        failed = self._counter("evaluation_failures", "Evaluations without decision", "policy")
+        breaker = self._counter("evaluator_breaker_opened", "Times that the engine was found dead")
+        reloads = self._counter("policy_reloads", "Times that policies were changed", "result")
+
+        def evaluation_ended(event: EvaluationEnded) -> None:
+            ended.labels(event.policy, event.result).observe(event.seconds)
+
         def breaker_changed(event: EvaluatorBreakerChanged) -> None:
             if event.state == "open":
                 breaker.inc()
 
-        hub.on(Decided, decided)
-        hub.on(EvaluatorBreakerChanged, breaker_changed)
-        hub.on(LimitRefused, lambda event: refused.labels(event.kind).inc())
+        hub.on(EvaluationEnded, evaluation_ended)
         hub.on(EvaluationFailed, lambda event: failed.labels(event.policy).inc())
+        hub.on(EvaluatorBreakerChanged, breaker_changed)
+        hub.on(PoliciesReloaded, lambda _: reloads.labels("changed").inc())
+        hub.on(PolicyReloadFailed, lambda _: reloads.labels("failed").inc())
 
     def _count_cache(self, hub: Hub) -> None:
         lookups = self._counter("cache_lookups", "Look-ups of decisions", "policy", "result")

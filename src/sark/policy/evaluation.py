@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from time import perf_counter
 from typing import Literal
 
 import msgspec
 
 from sark.errors import EvaluationError
-from sark.events import EvaluationFailed, Hub
+from sark.events import EvaluationEnded, EvaluationFailed, Hub
 from sark.policy.decision import Decision
 from sark.policy.evaluators import Evaluator
 from sark.policy.question import Question
@@ -124,7 +125,10 @@ class Evaluations:
 
     async def _fly(self, flight: Flight, question: Question, store: Store) -> None:
         try:
+            started = perf_counter()
             evaluated = await self._evaluate(question)
+            seconds = perf_counter() - started
+            self._hub.emit(EvaluationEnded(question.policy, evaluated.source, seconds))
             flight.decided.set_result(evaluated)
             flight.stored.set_result(await store(evaluated) if evaluated.decision else 0)
         except BaseException as error:

@@ -149,6 +149,14 @@ class Settings(BaseSettings):
             "Unset: the built-in table of actions, and the context as it comes."
         ),
     )
+    policy_watch_interval: Annotated[float, kinds.number(0, 3600, "seconds")] = Field(
+        default=1.0,
+        validation_alias="SARK_POLICY_WATCH_INTERVAL",
+        description=(
+            "How often the policies' files are looked at; what has changed is read again. 0 "
+            "switches it off."
+        ),
+    )
     opa_url: Annotated[str | None, kinds.opa_url()] = Field(
         default=None,
         validation_alias="OPA_URL",

@@ -1,0 +1,280 @@
+"""Policies change under a running service: by signal, by command, by themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from sark.errors import EvaluationError, PolicyError
+from sark.events import Hub, PoliciesReloaded, PolicyReloadFailed
+from sark.policy.policy_file import PolicyFile
+from sark.policy.reload import PolicyReloader, PolicyWatcher, fingerprint
+from sark.runtime import Runtime, open_runtime
+from sark.settings import Settings
+from sark.settings._urls import ServerUrl
+from tests.support.gateways import Scripted, policy_cache, policy_decisions
+from tests.support.gateways import open_store as store_at
+from tests.support.polling import until
+from tests.support.servers import ValkeyServer
+from tests.support.service import SarkService, assert_problem, http_client, write_policies
+
+GRANTING = 'package sark.authz\ndecision := {"allow": true, "reason": "%s"}\n'
+QUESTION = {"user_id": "ann", "action": "x:read", "resource": "r"}
+DENYING = 'package sark.authz\ndecision := {"allow": false, "reason": "no more"}\n'
+BROKEN = "package sark.authz\ndecision := {\n"
+
+
+@pytest.fixture
+async def service(tmp_path: Path) -> AsyncIterator[SarkService]:
+    """A service that looks at its files only when it is told to."""
+    policies = write_policies(tmp_path / "policies", {"authz.rego": GRANTING % "first"})
+    (tmp_path / "policy.toml").write_text('[sensitivity]\nlow = ["*:read"]\n')
+    with SarkService(
+        tmp_path,
+        SARK_POLICIES="authz",
+        SARK_POLICY_DIR=policies,
+        SARK_POLICY_FILE=tmp_path / "policy.toml",
+        SARK_POLICY_WATCH_INTERVAL=0,
+    ) as running:
+        yield running
+
+
+async def ask(http: aiohttp.ClientSession) -> tuple[bool, str, Any]:
+    async with http.post("/v1/authorize", json=QUESTION) as response:
+        assert response.status == 200
+        answer = await response.json()
+    return answer["allow"], answer["reason"], answer["cached"]
+
+
+def logged(service: SarkService, event: str) -> list[dict[str, Any]]:
+    return [line for line in service.logs if line["event"] == event]
+
+
+async def test_a_signal_reloads(service: SarkService) -> None:
+    async with http_client(service) as http:
+        assert await ask(http) == (True, "first", False)
+        assert await ask(http) == (True, "first", "valkey")
+        (service.policy_dir / "authz.rego").write_text(DENYING)
+        assert await ask(http) == (True, "first", "valkey"), "nobody asked for it yet"
+        service.process.send_signal(signal.SIGHUP)
+        await until(lambda: logged(service, "policies reloaded"), within=10, what="it reloads")
+        assert await ask(http) == (False, "no more", False)
+    assert service.stop() == 0
+
+
+async def test_broken_policies_are_refused_and_the_running_ones_stay(service: SarkService) -> None:
+    async with http_client(service) as http:
+        assert await ask(http) == (True, "first", False)
+        (service.policy_dir / "authz.rego").write_text(BROKEN)
+        service.process.send_signal(signal.SIGHUP)
+        said = "policies refused, the running ones stay"
+        await until(lambda: logged(service, said), within=10, what="it refuses")
+        (line,) = logged(service, said)
+        assert line["level"] == "error"
+        assert "authz.rego:" in line["reason"]
+        assert await ask(http) == (True, "first", "valkey")
+
+
+async def reload(http: aiohttp.ClientSession, service: SarkService) -> dict[str, Any]:
+    async with http.post("/v1/policies/reload", headers=service.admin) as response:
+        assert response.status == 200, await response.text()
+        answer: dict[str, Any] = await response.json()
+    return answer
+
+
+async def test_the_route_tells_what_came_of_it(service: SarkService) -> None:
+    async with http_client(service) as http:
+        before = await reload(http, service)
+        assert before["changed"] is False
+        (service.policy_dir / "authz.rego").write_text(DENYING)
+        after = await reload(http, service)
+        assert after["changed"] is True
+        assert after["revision"] != before["revision"]
+        assert await ask(http) == (False, "no more", False)
+
+
+async def test_the_policy_file_is_reloaded_too(service: SarkService) -> None:
+    async with http_client(service) as http:
+        assert await ask(http) == (True, "first", False)
+        (service.directory / "policy.toml").write_text('[sensitivity]\nhigh = ["*:read"]\n')
+        assert (await reload(http, service))["changed"] is True
+        async with http.post("/v1/authorize", json=QUESTION) as response:
+            answer = await response.json()
+        assert (answer["cached"], answer["ttl"]) == (False, 300)
+
+
+@pytest.mark.parametrize("broken", ["authz.rego", "policy.toml"])
+async def test_all_or_nothing(service: SarkService, broken: str) -> None:
+    """A good half does not come into force beside a broken one."""
+    texts = {"authz.rego": DENYING, "policy.toml": '[sensitivity]\nhigh = ["*:read"]\n'}
+    texts[broken] = BROKEN if broken == "authz.rego" else "[sensitivity]\nlow = 1\n"
+    async with http_client(service) as http:
+        assert await ask(http) == (True, "first", False)
+        (service.policy_dir / "authz.rego").write_text(texts["authz.rego"])
+        (service.directory / "policy.toml").write_text(texts["policy.toml"])
+        async with http.post("/v1/policies/reload", headers=service.admin) as response:
+            problem = await assert_problem(response, 422, "policies-refused")
+        assert re.search(rf"{broken}:\d+", problem["detail"])
+        assert await ask(http) == (True, "first", "valkey")
+        async with http.get("/metrics") as response:
+            assert 'sark_policy_reloads_total{result="failed"} 1.0' in await response.text()
+
+
+# By themselves
+
+
+@pytest.fixture
+async def runtime(server: ValkeyServer, tmp_path: Path) -> AsyncIterator[Runtime]:
+    policies = write_policies(tmp_path / "policies", {"authz.rego": GRANTING % "first"})
+    settings = Settings(
+        valkey_url=ServerUrl(server.url),
+        policy_dir=policies,
+        key_dir=tmp_path / "keys",
+        policy_watch_interval=0.02,
+    )
+    async with open_runtime(settings) as opened:
+        yield opened
+
+
+def collect(hub: Hub) -> tuple[list[PoliciesReloaded], list[PolicyReloadFailed]]:
+    reloaded: list[PoliciesReloaded] = []
+    failed: list[PolicyReloadFailed] = []
+    hub.on(PoliciesReloaded, reloaded.append)
+    hub.on(PolicyReloadFailed, failed.append)
+    return reloaded, failed
+
+
+async def test_a_changed_file_is_noticed(runtime: Runtime, tmp_path: Path) -> None:
+    reloaded, _ = collect(runtime.hub)
+    before = runtime.gateway.decisions.revision
+    (tmp_path / "policies" / "authz.rego").write_text(DENYING)
+    await until(lambda: reloaded, within=10, what="the change is noticed")
+    assert runtime.gateway.decisions.revision == reloaded[0].revision != before
+
+
+async def test_a_half_written_file_is_tried_again_when_it_is_whole(
+    runtime: Runtime, tmp_path: Path
+) -> None:
+    reloaded, failed = collect(runtime.hub)
+    before = runtime.gateway.decisions.revision
+    path = tmp_path / "policies" / "authz.rego"
+    path.write_text(DENYING[:40])
+    await until(lambda: failed, within=10, what="the half is refused")
+    await asyncio.sleep(0.2)
+    assert len(failed) == 1, "one change, one attempt"
+    assert (reloaded, runtime.gateway.decisions.revision) == ([], before)
+    path.write_text(DENYING)
+    await until(lambda: reloaded, within=10, what="the whole is taken")
+
+
+async def test_a_directory_that_goes_and_comes_back(runtime: Runtime, tmp_path: Path) -> None:
+    reloaded, failed = collect(runtime.hub)
+    policies = tmp_path / "policies"
+    policies.rename(tmp_path / "away")
+    await until(lambda: failed, within=10, what="its absence is told")
+    write_policies(policies, {"authz.rego": DENYING})
+    await until(lambda: reloaded, within=10, what="the new one is taken")
+
+
+# The watcher and its parts
+
+
+def test_a_fingerprint_sees_names_sizes_times_and_replaced_files(tmp_path: Path) -> None:
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "deep/er/a.rego").write_text("one")
+
+    def differs(change: Callable[[], object]) -> bool:
+        before = fingerprint([tmp_path])
+        assert fingerprint([tmp_path]) == before
+        change()
+        return fingerprint([tmp_path]) != before
+
+    path = tmp_path / "deep/er/a.rego"
+    at = path.stat().st_mtime_ns
+
+    def replace() -> None:
+        other = tmp_path / ".other"
+        other.write_text("two")
+        os.utime(other, ns=(at, at))
+        other.rename(path)
+
+    assert differs(lambda: (tmp_path / "deep/b.json").write_text("{}"))
+    assert differs(lambda: path.write_text("three"))
+    assert differs(lambda: os.utime(path, ns=(1, 1)))
+    assert differs(replace)
+    assert differs(path.unlink)
+    # Not what the policies' reader leaves out; the directory's own time is put back.
+    status = (tmp_path / "deep").stat()
+    (tmp_path / "deep/.b.json.swp").write_text("x")
+    os.utime(tmp_path / "deep", ns=(status.st_atime_ns, status.st_mtime_ns))
+    before = fingerprint([tmp_path / "deep"])
+    assert not any(".swp" in entry[0] for entry in before)
+
+
+async def test_an_engine_that_is_away_is_asked_again(server: ValkeyServer, tmp_path: Path) -> None:
+    """The files need not change for another attempt when they are not what was wrong."""
+    path = tmp_path / "policy.toml"
+    path.write_text('[sensitivity]\nlow = ["a"]\n')
+    attempts = 0
+
+    async def refresh() -> None:
+        nonlocal attempts
+        attempts += 1
+        if attempts < 3:
+            raise EvaluationError("away")
+
+    async with store_at(server.url) as store:
+        decisions = policy_decisions(policy_cache(store), Scripted())
+        hub = Hub()
+        reloaded, failed = collect(hub)
+        reloader = PolicyReloader(decisions, refresh, policies=("authz",), path=path, hub=hub)
+        watcher = PolicyWatcher(reloader, [path], (), interval=0.02)
+        task = asyncio.create_task(watcher.run())
+        try:
+            await until(lambda: reloaded, within=10, what="the third attempt succeeds")
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+    assert (attempts, len(failed)) == (3, 2)
+    assert decisions.cache.rules.path == path
+
+
+async def test_an_engine_that_refuses_leaves_the_rules(
+    server: ValkeyServer, tmp_path: Path
+) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text("")
+
+    async def refresh() -> None:
+        raise PolicyError("authz.rego:1: no")
+
+    async with store_at(server.url) as store:
+        decisions = policy_decisions(policy_cache(store), Scripted())
+        reloader = PolicyReloader(decisions, refresh, policies=("authz",), path=path, hub=Hub())
+        with pytest.raises(PolicyError):
+            await reloader.reload()
+        assert decisions.cache.rules == PolicyFile()
+
+
+async def test_rules_for_a_policy_that_is_not_served_are_refused(
+    server: ValkeyServer, tmp_path: Path
+) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text("[policies.other]\nip = true\n")
+
+    async def refresh() -> None:
+        pytest.fail("the engine must not be touched")
+
+    async with store_at(server.url) as store:
+        decisions = policy_decisions(policy_cache(store), Scripted())
+        reloader = PolicyReloader(decisions, refresh, policies=("authz",), path=path, hub=Hub())
+        with pytest.raises(Exception, match=r"policy\.toml:1: policies\.other"):
+            await reloader.reload()
