@@ -164,7 +164,7 @@ async def test_closing_at_any_moment_ends(server: ValkeyServer) -> None:
                 )
                 feed.start()
                 if steps % 2:
-                    await until(lambda f=feed: f.connected, within=5, what="it is connected")  # type: ignore[misc]
+                    await until(lambda f=feed: f.connected, within=5, what="it is connected")
                     await proxy.drop()
                 for _ in range(steps):
                     await asyncio.sleep(0)

@@ -26,6 +26,7 @@ def entry(epochs: Epochs = (0, 0, 0), **fields: Any) -> NearEntry:
         "reason": "because",
         "stamp": "s",
         "expires": 100.0,
+        "ends": 110.0,
         "all_epoch": epochs[0],
         "policy_epoch": epochs[1],
         "user_epoch": epochs[2],

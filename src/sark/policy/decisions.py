@@ -244,7 +244,7 @@ class Decisions:
             return None
         entry = glance.entry
         if entry is not None and entry.stamp == found.stamp:
-            self._refresh_ahead(question, glance, found, entry.expires - glance.at)
+            self._refresh_ahead(question, glance, found, entry.ends - glance.at)
             return self._near_outcome(entry, glance.at)
         cached = found.decision
         if cached is None:
@@ -308,13 +308,19 @@ class Decisions:
         near = self.near
         if near is None or self.cache.rules.sensitivity(question.action) is Sensitivity.HIGH:
             return
+        # Counted from before the server was asked: never longer than the server's copy.
+        ends = glance.at + decision.ttl_ms / 1000
+        # Near the end it is asked for in Valkey again, where a hot one is noticed and evaluated.
+        expires = ends - self._life(question) * REFRESH_SHARE
+        if expires <= near.now():
+            return
         _, policy_key, user_key = self.cache.generation_keys(question)
         entry = NearEntry(
             allow=decision.allow,
             reason=decision.reason,
             stamp=stamp,
-            # Counted from before the server was asked: never longer than the server's copy.
-            expires=glance.at + decision.ttl_ms / 1000,
+            expires=expires,
+            ends=ends,
             all_epoch=glance.epochs[0],
             policy_epoch=glance.epochs[1],
             user_epoch=glance.epochs[2],
@@ -332,16 +338,18 @@ class Decisions:
         """
         if self.hot is not None:
             self.hot.note(question, self.cache.rules)
-        life = self.cache.rules.ttl(question.action, self.cache.tiers)
-        if seconds_left > life * REFRESH_SHARE:
-            return
-        if seconds_left > self._lives.get(question.digest, life) * REFRESH_SHARE:
+        if seconds_left > self._life(question) * REFRESH_SHARE:
             return
         if self._cooling.get(question.digest, False):
             self._cooling.pop(question.digest, None)
             self._start(question, FAST, glance, found, may_store=True)
         else:
             self._cooling.insert(question.digest, True)
+
+    def _life(self, question: Question) -> int:
+        """How long the decision is kept as a rule, in seconds."""
+        life = self.cache.rules.ttl(question.action, self.cache.tiers)
+        return self._lives.get(question.digest, life)
 
     def _note_life(self, question: Question, decision: Decision) -> None:
         """Remember a life that the policy chose, or it would always seem to be about to end."""
@@ -351,5 +359,5 @@ class Decisions:
             self._lives.insert(question.digest, self.cache.ttl_of(question, decision))
 
     def _near_outcome(self, entry: NearEntry, now: float) -> Outcome:
-        ttl = max(1, int(entry.expires - now))
+        ttl = max(1, int(entry.ends - now))
         return Outcome(entry.allow, entry.reason, "near", ttl, self.revision)

@@ -34,7 +34,8 @@ class NearEntry(msgspec.Struct, frozen=True, gc=False):
         allow: Whether the action is allowed.
         reason: Why.
         stamp: What it is valid under.
-        expires: When the server's copy expires at the latest, on the event loop's clock, seconds.
+        expires: Until when it is used here, on the event loop's clock, in seconds.
+        ends: When the server's copy expires; no earlier than ``expires``.
         all_epoch: Epoch of everything when the decision was read.
         policy_epoch: Epoch of its policy then.
         user_epoch: Epoch of its user then.
@@ -46,6 +47,7 @@ class NearEntry(msgspec.Struct, frozen=True, gc=False):
     reason: str
     stamp: str
     expires: float
+    ends: float
     all_epoch: int
     policy_epoch: int
     user_epoch: int
