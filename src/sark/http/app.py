@@ -8,11 +8,12 @@ from starlette.types import ASGIApp
 
 import sark
 from sark.http import invalidation, openapi, operations, problems
-from sark.http.authorize import authorize
+from sark.http.authorize import AUTHORIZE_PATH, authorize
 from sark.http.batch import BATCH_PATH, authorize_batch
 from sark.http.body_limit import BodyLimit
 from sark.http.credentials import Credential
 from sark.http.service import Service
+from sark.http.shortcut import Shortcut
 from sark.ops.metrics import Metrics
 from sark.runtime import Runtime
 
@@ -48,9 +49,9 @@ def create_app(runtime: Runtime, metrics: Metrics) -> ASGIApp:
         caller=Credential(settings.service_token),
     )
     problems.install(app)
-    app.add_route("/v1/authorize", authorize, methods=["POST"], include_in_schema=False)
+    app.add_route(AUTHORIZE_PATH, authorize, methods=["POST"], include_in_schema=False)
     app.add_route(BATCH_PATH, authorize_batch, methods=["POST"], include_in_schema=False)
     app.include_router(operations.router)
     app.include_router(invalidation.router)
     openapi.install(app)
-    return app
+    return Shortcut(app, AUTHORIZE_PATH, authorize, max_bytes=settings.max_body_bytes)

@@ -15,7 +15,9 @@ from sark.gateway import Request
 from sark.http.bodies import decode_body
 from sark.http.service import Service
 
-__all__ = ["authorize"]
+__all__ = ["AUTHORIZE_PATH", "authorize"]
+
+AUTHORIZE_PATH = "/v1/authorize"
 
 _decode = msgspec.json.Decoder(Request).decode
 _encode = msgspec.json.Encoder().encode
