@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+PEERS  := .venv-bench
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-heavy lint format bench faults lock clean
@@ -32,7 +33,13 @@ format: $(READY) ## let ruff rewrite the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## measure against the bare driver; writes benchmarks/results.json
+$(PEERS)/.ready: $(READY) benchmarks/peers/requirements.lock
+	@test -x $(PEERS)/bin/python || $(BIN)/python -m venv --without-pip $(PEERS)
+	@$(BIN)/python -m pip --python $(PEERS)/bin/python --disable-pip-version-check --quiet \
+	  install --require-hashes -r benchmarks/peers/requirements.lock
+	@touch $@
+
+bench: $(READY) $(PEERS)/.ready ## measure against the driver and peers; writes benchmarks/results.json
 	$(BIN)/python -m benchmarks
 
 faults: $(READY) ## the fault tests alone: kill, stop, partition
@@ -43,5 +50,5 @@ lock: ## resolve the dependencies again into requirements.lock (needs uv)
 	  --generate-hashes --no-emit-index-url --no-header pyproject.toml --output-file requirements.lock
 
 clean: ## remove the environment, caches and local data
-	rm -rf $(VENV) .sark build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) .sark build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated
 
@@ -26,14 +27,26 @@ from benchmarks.driver import open_drivers
 from benchmarks.http_service import http_cases, open_http
 from benchmarks.measure import BenchmarkError, Sample, in_order, on_one_core
 from benchmarks.operations import Operations
-from benchmarks.report import console, goals_table, phase_table
-from benchmarks.results import goals, reduce, write
+from benchmarks.peers.client import (
+    PYTHON,
+    open_peers,
+    peer_cases_all_cores,
+    peer_cases_one_core,
+)
+from benchmarks.report import console, goals_table, phase_table, study_table
+from benchmarks.results import Result, goals, reduce, write
+from benchmarks.study import Study
+from benchmarks.study_invalidation import invalidation_study
+from benchmarks.study_memory import compression_study, memory_study
+from benchmarks.study_revocation import revocation_study
+from benchmarks.study_stampede import stampede_study
 from benchmarks.workload import POLICIES, prime, read_requests
 from sark import Runtime, Settings, open_runtime
 from sark.errors import SarkError
 
 RESULTS = Path(__file__).with_name("results.json")
 NO_LIMIT = 10**9
+NEAR_BOUND_MS = 2000
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 OWN_VARIABLES = ("SARK_", "VALKEY_", "OPA_")
@@ -48,16 +61,42 @@ class Plan:
         one_core: Rounds of the cases on one core.
         all_cores: Rounds of the cases on all cores.
         warm_up: Rounds before those, which don't count.
+        studies: What is measured besides single calls.
     """
 
     sizes: Sizes
     one_core: int
     all_cores: int
     warm_up: int
+    studies: tuple[Study, ...]
 
 
-FULL = Plan(Sizes(alone=200, misses=40, together=1000), one_core=100, all_cores=50, warm_up=3)
-QUICK = Plan(Sizes(alone=50, misses=10, together=200), one_core=5, all_cores=3, warm_up=1)
+FULL = Plan(
+    Sizes(alone=200, misses=40, together=1000, near=2000),
+    one_core=100,
+    all_cores=50,
+    warm_up=3,
+    studies=(
+        memory_study(20_000),
+        compression_study(2000),
+        revocation_study((1, 4, 16), 300),
+        invalidation_study(100_000),
+        stampede_study(10),
+    ),
+)
+QUICK = Plan(
+    Sizes(alone=50, misses=10, together=200, near=200),
+    one_core=5,
+    all_cores=3,
+    warm_up=1,
+    studies=(
+        memory_study(1000),
+        compression_study(50),
+        revocation_study((1,), 10),
+        invalidation_study(2000),
+        stampede_study(2),
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,22 +116,59 @@ class Phase:
     drain: Sequence[Callable[[], Awaitable[None]]]
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What of it is measured.
+
+    Attributes:
+        only: Part of a name, or a pattern with ``*``; None chooses everything.
+        http: The HTTP service too.
+        pin: Keep a lone caller and the server on one core.
+    """
+
+    only: str | None
+    http: bool
+    pin: bool
+
+    def takes(self, name: str) -> bool:
+        """Tell whether a case or study is chosen."""
+        if self.only is None:
+            return True
+        return fnmatch(name.lower(), f"*{self.only.lower()}*")
+
+    def cases(self, cases: Sequence[Case]) -> list[Case]:
+        """Choose cases, and what they are compared with."""
+        chosen = {case.name for case in cases if self.takes(case.name)}
+        chosen |= {name for case in cases if case.name in chosen for name in case.baselines}
+        return [case for case in cases if case.name in chosen]
+
+
 @app.command()
 def main(
+    *,
     quick: Annotated[bool, typer.Option("--quick", help="A few seconds, for tests.")] = False,
+    only: Annotated[
+        str | None, typer.Option(help="Cases and studies whose name contains this pattern.")
+    ] = None,
     http: Annotated[bool, typer.Option(help="Measure the HTTP service too.")] = True,
     pin: Annotated[
         bool, typer.Option(help="Keep a lone caller and the server on the same core.")
     ] = True,
     fast_loop: Annotated[
-        bool, typer.Option("--uvloop/--asyncio", help="Event loop of both sides.")
+        bool, typer.Option("--uvloop/--asyncio", help="Event loop of all sides.")
     ] = True,
-    output: Annotated[Path, typer.Option(help="Where the rows are written.")] = RESULTS,
+    peers: Annotated[
+        Path, typer.Option(help="Python of the peers' environment; without it they are left out.")
+    ] = PYTHON,
+    output: Annotated[Path | None, typer.Option(help="Where the rows are written.")] = None,
 ) -> None:
-    """Measure SARK against the bare driver, side by side on one server."""
+    """Measure SARK against the bare driver and its peers, side by side on one server."""
     for name in [name for name in os.environ if name.startswith(OWN_VARIABLES)]:
         del os.environ[name]
-    work = _run(QUICK if quick else FULL, http=http, pin=pin, output=output, out=console())
+    if output is None and only is None:
+        output = RESULTS
+    choice = Choice(only, http, pin)
+    work = _run(QUICK if quick else FULL, choice, peers, output, console())
     try:
         (uvloop.run if fast_loop else asyncio.run)(work)
     except (BenchmarkError, SarkError, OSError) as error:
@@ -100,9 +176,26 @@ def main(
         raise typer.Exit(1) from None
 
 
-async def _run(plan: Plan, *, http: bool, pin: bool, output: Path, out: Console) -> None:
+async def _run(plan: Plan, choice: Choice, peers: Path, output: Path | None, out: Console) -> None:
+    rows: list[Result] = []
+    with tempfile.TemporaryDirectory(prefix="sark-bench-") as name:
+        directory = Path(name)
+        rows += await _cases(plan, choice, peers, directory, out)
+        for number, study in enumerate(plan.studies):
+            if choice.takes(study.title):
+                rows += await _study(study, directory / f"study-{number}", out)
+    if not rows:
+        raise BenchmarkError(f"no case or study is called {choice.only!r}")
+    out.print(goals_table([goal for goal in goals(rows) if goal.value is not None]))
+    if output is not None:
+        write(rows, output)
+        out.print(f"{len(rows)} rows written to {output.name}", highlight=False)
+
+
+async def _cases(
+    plan: Plan, choice: Choice, python: Path, directory: Path, out: Console
+) -> list[Result]:
     async with contextlib.AsyncExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sark-bench-")))
         settings = Settings(
             data_dir=directory / "library",
             policy_dir=POLICIES,
@@ -114,52 +207,97 @@ async def _run(plan: Plan, *, http: bool, pin: bool, output: Path, out: Console)
         runtime = await stack.enter_async_context(open_runtime(settings, ephemeral=True))
         embedded = runtime.embedded
         assert embedded is not None  # noqa: S101 - no server was named
+        near = await stack.enter_async_context(
+            open_runtime(_near_settings(settings.data_dir, embedded.url))
+        )
         drivers = await stack.enter_async_context(open_drivers(embedded.url))
         workload = await prime(runtime, read_requests())
-        operations = await Operations.of(runtime, drivers, workload)
+        operations = await Operations.of(runtime, near, drivers, workload)
+        peers = await stack.enter_async_context(
+            open_peers(embedded.url, await operations.decisions(), python=python)
+        )
         out.print(await _heading(runtime, operations))
+        if peers is None:
+            out.print("aiocache and cashews are left out: run `make bench`, which installs them")
         gc.collect()
         gc.freeze()
 
         samples: dict[str, list[Sample]] = {}
-        with on_one_core(embedded.pid if pin else None) as pinned:
+        others = () if peers is None else (peers.pid,)
+        cases = one_core(operations, plan.sizes)
+        if peers is not None:
+            cases += peer_cases_one_core(peers, plan.sizes)
+        with on_one_core(embedded.pid if choice.pin else None, *others) as pinned:
             where = "caller and server on one core" if pinned else "not pinned"
-            cases = one_core(operations, plan.sizes)
             title = f"One caller, {where}"
-            first = Phase(title, cases, plan.one_core, [operations.drain])
+            first = Phase(title, choice.cases(cases), plan.one_core, [operations.drain])
             samples |= await _measure(first, plan.warm_up, out)
 
         cases, drain = all_cores(operations, plan.sizes), [operations.drain]
-        if http:
+        if peers is not None:
+            cases += peer_cases_all_cores(peers, plan.sizes)
+        if choice.http and choice.takes("HTTP, 1 connection"):
             served = await stack.enter_async_context(
                 open_http(directory / "service", workload, limit_per_minute=NO_LIMIT)
             )
             cases += http_cases(served, plan.sizes)
             drain.append(served.drain)
-        second = Phase("All cores, not pinned", cases, plan.all_cores, drain)
+        second = Phase("All cores, not pinned", choice.cases(cases), plan.all_cores, drain)
         samples |= await _measure(second, plan.warm_up, out)
 
     rows = reduce([*first.cases, *second.cases], samples)
     for phase in (first, second):
-        out.print(phase_table(phase.title, phase.cases, rows, samples, out.width))
-    out.print(goals_table(goals(rows)))
-    write(rows, output)
-    out.print(f"{len(rows)} rows written to {output.name}", highlight=False)
+        if phase.cases:
+            out.print(phase_table(phase.title, phase.cases, rows, samples, out.width))
+    return rows
 
 
-async def _measure(phase: Phase, warm_up: int, out: Console) -> dict[str, list[Sample]]:
-    """Measure every case once a round; the progress bar is drawn between cases, never during."""
-    samples: dict[str, list[Sample]] = {case.name: [] for case in phase.cases}
-    total = warm_up + phase.rounds
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(
-        *columns,
+def _near_settings(directory: Path, url: str) -> Settings:
+    """Name the same server, with a near cache; its bound allows for a machine that stalls."""
+    return Settings.model_validate(
+        {
+            "VALKEY_URL": url,
+            "SARK_DATA_DIR": directory,
+            "SARK_KEY_DIR": directory / "keys",
+            "SARK_POLICY_DIR": POLICIES,
+            "SARK_LIMIT_PER_MINUTE": NO_LIMIT,
+            "SARK_TTL_JITTER": 0,
+            "SARK_NEAR_CACHE_BOUND_MS": NEAR_BOUND_MS,
+        }
+    )
+
+
+async def _study(study: Study, directory: Path, out: Console) -> list[Result]:
+    with _progress(out) as progress:
+        task = progress.add_task(study.title, total=study.steps)
+        found = await study.measure(
+            directory, lambda: progress.update(task, advance=1, refresh=True)
+        )
+    out.print(study_table(study.title, found))
+    return found
+
+
+def _progress(out: Console) -> Progress:
+    """Make a progress bar that is drawn only when told to."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
         TimeRemainingColumn(),
         console=out,
         auto_refresh=False,
         transient=True,
         disable=not out.is_terminal,
-    ) as progress:
+    )
+
+
+async def _measure(phase: Phase, warm_up: int, out: Console) -> dict[str, list[Sample]]:
+    """Measure every case once a round; the progress bar is drawn between cases, never during."""
+    samples: dict[str, list[Sample]] = {case.name: [] for case in phase.cases}
+    if not phase.cases:
+        return samples
+    total = warm_up + phase.rounds
+    with _progress(out) as progress:
         task = progress.add_task(f"{phase.title}, rounds", total=total)
         for number in range(total):
             for case in in_order(phase.cases, number):

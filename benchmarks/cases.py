@@ -16,13 +16,34 @@ from benchmarks.measure import (
 )
 from benchmarks.operations import Operations
 
-__all__ = ["CALLERS", "GET", "GET_LEAN", "Case", "Sizes", "all_cores", "one_core"]
+__all__ = [
+    "AIOCACHE",
+    "CALLERS",
+    "CASHEWS",
+    "CASHEWS_NEAR",
+    "CASHEWS_NEAR_KEY",
+    "GET",
+    "GET_LEAN",
+    "MGET",
+    "MGET_LEAN",
+    "NEAR_HIT",
+    "PEERS",
+    "VALKEY_HIT",
+    "Case",
+    "Sizes",
+    "all_cores",
+    "one_core",
+]
 
 CALLERS = 50
 
 GET, GET_LEAN = "driver GET", "driver GET, lean"
 SET, SET_LEAN = "driver SET", "driver SET, lean"
 MGET, MGET_LEAN = "driver MGET", "driver MGET, lean"
+VALKEY_HIT, NEAR_HIT = "decide, Valkey hit", "decide, near hit"
+PEERS = AIOCACHE, CASHEWS = "aiocache", "cashews"
+CASHEWS_NEAR = "cashews, client side"
+CASHEWS_NEAR_KEY = "cashews, client side, key derived"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +54,8 @@ class Case:
         name: What is measured.
         measure: Measures it once, for one round.
         baselines: Names of the cases that it is compared with; the table shows the first.
-        concurrent: Whether there are several callers, so that calls per second tell something.
+        concurrent: Whether calls per second tell something: there are several callers, or a lone
+            one that waits for nothing.
     """
 
     name: str
@@ -50,11 +72,13 @@ class Sizes:
         alone: Of a lone caller.
         misses: Of a lone caller whose every call evaluates a policy.
         together: Of several callers together.
+        near: Of a lone caller who stays in its process.
     """
 
     alone: int
     misses: int
     together: int
+    near: int
 
 
 def one_core(on: Operations, sizes: Sizes) -> list[Case]:
@@ -75,8 +99,32 @@ def one_core(on: Operations, sizes: Sizes) -> list[Case]:
             *(GET, GET_LEAN, MGET, MGET_LEAN),
             accept=_hit,
         ),
+        _alone(
+            VALKEY_HIT,
+            on.decide,
+            calls,
+            *(MGET, MGET_LEAN, *PEERS),
+            accept=_found_in_valkey,
+        ),
+        _alone(
+            NEAR_HIT,
+            on.decide_near,
+            sizes.near,
+            *(CASHEWS_NEAR_KEY, CASHEWS_NEAR),
+            accept=_found_near,
+            prepare=on.fill_near,
+            concurrent=True,
+        ),
         _alone("stored decision", on.stored_decision, calls, SET, SET_LEAN),
         _alone("authorize, hit", on.authorize, calls, GET, GET_LEAN, accept=_from_cache),
+        _alone(
+            "authorize, near hit",
+            on.authorize_near,
+            calls,
+            *(GET, "authorize, hit"),
+            accept=_from_near,
+            prepare=on.fill_near,
+        ),
         _alone(
             "authorize, miss",
             on.authorize_missed,
@@ -113,6 +161,15 @@ def all_cores(on: Operations, sizes: Sizes) -> list[Case]:
             *(GET + many, GET_LEAN + many),
             accept=_hit,
         ),
+        _together(MGET + many, on.mget(guide), together, GET + many, accept=all),
+        _together(MGET_LEAN + many, on.mget(lean), together, GET_LEAN + many, accept=all),
+        _together(
+            VALKEY_HIT + many,
+            on.decide,
+            together,
+            *(MGET + many, MGET_LEAN + many, *(peer + many for peer in PEERS)),
+            accept=_found_in_valkey,
+        ),
         _together(
             "authorize, hit" + many,
             on.authorize,
@@ -120,10 +177,39 @@ def all_cores(on: Operations, sizes: Sizes) -> list[Case]:
             *(GET + many, GET_LEAN + many),
             accept=_from_cache,
         ),
+        _together(
+            "authorize, near hit" + many,
+            on.authorize_near,
+            together,
+            *(GET + many, "authorize, hit" + many),
+            accept=_from_near,
+            prepare=on.fill_near,
+        ),
     ]
 
 
 def _alone(
+    name: str,
+    operation: Operation,
+    calls: int,
+    *baselines: str,
+    accept: Callable[[Any], bool] = bool,
+    prepare: Callable[[], Awaitable[None]] | None = None,
+    concurrent: bool = False,
+) -> Case:
+    rounds = count()
+
+    async def measure() -> Sample:
+        if prepare is not None:
+            await prepare()
+        first = next(rounds) * calls
+        with no_collection():
+            return await one_after_the_other(operation, calls, first=first, accept=accept)
+
+    return Case(name, measure, baselines, concurrent)
+
+
+def _together(
     name: str,
     operation: Operation,
     calls: int,
@@ -136,23 +222,6 @@ def _alone(
     async def measure() -> Sample:
         if prepare is not None:
             await prepare()
-        first = next(rounds) * calls
-        with no_collection():
-            return await one_after_the_other(operation, calls, first=first, accept=accept)
-
-    return Case(name, measure, baselines)
-
-
-def _together(
-    name: str,
-    operation: Operation,
-    calls: int,
-    *baselines: str,
-    accept: Callable[[Any], bool] = bool,
-) -> Case:
-    rounds = count()
-
-    async def measure() -> Sample:
         first = next(rounds) * calls
         with no_collection():
             return await several_at_once(
@@ -168,6 +237,18 @@ def _hit(found: Any) -> bool:
 
 def _from_cache(answer: Any) -> bool:
     return answer.cached == "valkey"  # type: ignore[no-any-return]
+
+
+def _from_near(answer: Any) -> bool:
+    return answer.cached == "near"  # type: ignore[no-any-return]
+
+
+def _found_in_valkey(outcome: Any) -> bool:
+    return outcome.source == "valkey"  # type: ignore[no-any-return]
+
+
+def _found_near(outcome: Any) -> bool:
+    return outcome.source == "near"  # type: ignore[no-any-return]
 
 
 def _evaluated(answer: Any) -> bool:

@@ -16,6 +16,7 @@ import msgspec
 from benchmarks.cases import CALLERS, Case, Sizes
 from benchmarks.http_load import Order, Task, Times
 from benchmarks.measure import BenchmarkError, Sample
+from benchmarks.process import LINE_BYTES, ask, running
 from benchmarks.workload import POLICIES, ROOT, Workload
 from sark import Settings
 from sark.siem import EventQueue, QueueBounds
@@ -25,10 +26,7 @@ from sark.store.datadir import RunFile, read_run_file
 __all__ = ["HttpUnderTest", "http_cases", "open_http"]
 
 READY_SECONDS = 30.0
-STOP_SECONDS = 15.0
-ROUND_SECONDS = 60.0
 POLL_SECONDS = 0.05
-LINE_BYTES = 2**24
 PURGE_TIMEOUT_SECONDS = 1.0
 
 
@@ -50,13 +48,7 @@ class HttpUnderTest:
         Raises:
             BenchmarkError: A request failed, or was not answered from the cache.
         """
-        assert self._client.stdin is not None  # noqa: S101 - both are pipes
-        assert self._client.stdout is not None  # noqa: S101
-        self._client.stdin.write(msgspec.json.encode(Order(connections, requests)) + b"\n")
-        async with asyncio.timeout(ROUND_SECONDS):
-            line = await self._client.stdout.readline()
-        if not line:
-            raise BenchmarkError("the HTTP client has ended")
+        line = await ask(self._client, Order(connections, requests))
         times = msgspec.json.decode(line, type=Times)
         if times.error is not None:
             raise BenchmarkError(f"HTTP: {times.error}")
@@ -134,7 +126,7 @@ async def _service(directory: Path, limit_per_minute: int) -> AsyncIterator[RunF
             stderr=STDOUT,
             env=environment,
         )
-    async with _until_ended(service):
+    async with running(service):
         yield await _ready(service, directory, output)
 
 
@@ -174,7 +166,7 @@ async def _client(url: str, workload: Workload) -> AsyncIterator[Process]:
         cwd=ROOT,
         limit=LINE_BYTES,
     )
-    async with _until_ended(client):
+    async with running(client):
         assert client.stdin is not None  # noqa: S101 - it is a pipe
         client.stdin.write(msgspec.json.encode(Task(url, _bodies(workload))) + b"\n")
         yield client
@@ -182,19 +174,3 @@ async def _client(url: str, workload: Workload) -> AsyncIterator[Process]:
 
 def _bodies(workload: Workload) -> list[str]:
     return [msgspec.json.encode(request).decode() for request in workload.hits]
-
-
-@contextlib.asynccontextmanager
-async def _until_ended(process: Process) -> AsyncIterator[None]:
-    """Stop a process at the end: asked first, then killed."""
-    try:
-        yield
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        try:
-            async with asyncio.timeout(STOP_SECONDS):
-                await process.wait()
-        except TimeoutError:
-            process.kill()
-            await process.wait()

@@ -170,14 +170,15 @@ def no_collection() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def on_one_core(server: int | None) -> Iterator[bool]:
-    """Keep this process and the server on the same core.
+def on_one_core(server: int | None, *others: int) -> Iterator[bool]:
+    """Keep this process and the server on the same core, and others that take turns with it.
 
     A lone caller and its server never work at the same time. On two cores each call wakes the
     other core twice, which costs more than either side's work and hides what is to be measured.
 
     Args:
         server: Process id of the server; None leaves everything where it is.
+        others: Process ids of other callers.
 
     Yields:
         Whether they are kept there; not every system can.
@@ -185,7 +186,7 @@ def on_one_core(server: int | None) -> Iterator[bool]:
     if server is None or not hasattr(os, "sched_setaffinity"):
         yield False
         return
-    before = {pid: os.sched_getaffinity(pid) for pid in (0, server)}
+    before = {pid: os.sched_getaffinity(pid) for pid in (0, server, *others)}
     core = {max(before[0])}
     try:
         for pid in before:

@@ -5,6 +5,7 @@ Each returns the awaitable of the thing itself, so that no layer of the benchmar
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable
 from typing import Any, Self
 
@@ -21,6 +22,7 @@ from sark.runtime import Runtime
 __all__ = ["Operations"]
 
 SET_TTL_SECONDS = 3600
+NEAR_SECONDS = 10.0
 
 
 class Operations:
@@ -30,6 +32,7 @@ class Operations:
 
     Args:
         runtime: What is measured.
+        near: The same with a near cache.
         drivers: What it is compared with, connected to the same server.
         workload: What is asked.
         found: The first hit, looked up.
@@ -37,14 +40,25 @@ class Operations:
     """
 
     def __init__(
-        self, runtime: Runtime, drivers: Drivers, workload: Workload, found: Found, value: bytes
+        self,
+        runtime: Runtime,
+        near: Runtime,
+        drivers: Drivers,
+        workload: Workload,
+        *,
+        found: Found,
+        value: bytes,
     ) -> None:
         self.drivers = drivers
         self._runtime = runtime
+        self._near = near
         self._workload = workload
         self._cache = runtime.gateway.decisions.cache
         self._revision = runtime.gateway.decisions.revision
         self._questions = [workload.question(request) for request in workload.hits]
+        self._asked = [
+            (workload.policy, r.user_id, r.action, r.resource, r.context) for r in workload.hits
+        ]
         self._decision_keys = [self._cache.decision_key(q) for q in self._questions]
         self._lookup_keys = [
             [*self._cache.generation_keys(q), key]
@@ -68,13 +82,15 @@ class Operations:
         self._decision = Decision(entry.allow, entry.reason)
 
     @classmethod
-    async def of(cls, runtime: Runtime, drivers: Drivers, workload: Workload) -> Self:
+    async def of(
+        cls, runtime: Runtime, near: Runtime, drivers: Drivers, workload: Workload
+    ) -> Self:
         """Read a cached decision, so that the driver writes what the library writes."""
         cache = runtime.gateway.decisions.cache
         question = workload.question(workload.hits[0])
         found = await cache.get(question, runtime.gateway.decisions.revision)
         value: bytes = await drivers.lean.get(cache.decision_key(question))
-        return cls(runtime, drivers, workload, found, value)
+        return cls(runtime, near, drivers, workload, found=found, value=value)
 
     @property
     def value_bytes(self) -> int:
@@ -100,6 +116,40 @@ class Operations:
         """Look a cached decision up, and judge it."""
         return self._cache.get(self._questions[i % len(self._questions)], self._revision)
 
+    def decide(self, i: int) -> Awaitable[Any]:
+        """Derive the key of a question and decide it, without a near cache."""
+        return self._runtime.gateway.decisions.decide(
+            Question.ask(*self._asked[i % len(self._asked)])
+        )
+
+    def decide_near(self, i: int) -> Awaitable[Any]:
+        """Derive the key of a question and decide it from the near cache."""
+        return self._near.gateway.decisions.decide(Question.ask(*self._asked[i % len(self._asked)]))
+
+    async def fill_near(self) -> None:
+        """See to it that the near cache serves and holds every hit.
+
+        Raises:
+            BenchmarkError: It doesn't.
+        """
+        decisions = self._near.gateway.decisions
+        assert decisions.near is not None  # noqa: S101 - it was opened with one
+        async with asyncio.timeout(NEAR_SECONDS):
+            while not decisions.near.serving:  # noqa: ASYNC110 - it tells nobody else
+                await asyncio.sleep(0.01)
+        for _ in range(2):
+            sources = {(await self.decide_near(i)).source for i in range(len(self._asked))}
+        if sources != {"near"}:
+            raise BenchmarkError(f"the near cache does not hold every hit: {sorted(sources)}")
+
+    async def decisions(self) -> list[tuple[Any, dict[str, Any]]]:
+        """Read every hit's decision as plain data, with what is asked."""
+        found = []
+        for question, asked in zip(self._questions, self._asked, strict=True):
+            outcome = await self._runtime.gateway.decisions.decide(question)
+            found.append((asked, {"allow": outcome.allow, "reason": outcome.reason}))
+        return found
+
     def stored_decision(self, i: int) -> Awaitable[Any]:
         """Store a decision."""
         question = self._written_questions[i % len(self._written_questions)]
@@ -108,6 +158,10 @@ class Operations:
     def authorize(self, i: int) -> Awaitable[Any]:
         """Answer a request from the cache: limits, decision, audit event."""
         return self._runtime.authorize(self._workload.hits[i % len(self._workload.hits)])
+
+    def authorize_near(self, i: int) -> Awaitable[Any]:
+        """Answer a request whose decision is near: limits, generations, audit event."""
+        return self._near.authorize(self._workload.hits[i % len(self._workload.hits)])
 
     def authorize_missed(self, i: int) -> Awaitable[Any]:
         """Answer a request whose decision ``forget`` removed."""
@@ -120,3 +174,4 @@ class Operations:
     async def drain(self) -> None:
         """Empty the audit queue, which is bounded."""
         await self._runtime.gateway.queue.purge()
+        await self._near.gateway.queue.purge()

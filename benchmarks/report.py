@@ -11,11 +11,21 @@ from rich.table import Table
 
 from benchmarks.cases import Case
 from benchmarks.measure import Sample, ratios
-from benchmarks.results import METRICS, RATE_METRIC, Goal, Result, measured_baselines
+from benchmarks.results import (
+    METRICS,
+    RATE_METRIC,
+    SLOWEST_METRIC,
+    Goal,
+    Result,
+    measured_baselines,
+)
 
-__all__ = ["console", "goals_table", "phase_table"]
+__all__ = ["console", "goals_table", "phase_table", "study_table"]
 
 WIDTH_OF_FILES = 132
+
+# Below it the hundredths count.
+FEW_MICROSECONDS = 20
 
 # Below it there is no room for the spread of the ratios, and names are folded.
 WIDTH_FOR_SPREAD = 110
@@ -40,7 +50,7 @@ def phase_table(
     spread = width >= WIDTH_FOR_SPREAD
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     table.add_column("case")
-    for name in ("p50 us", "p95 us", "p99 us", "calls/s"):
+    for name in ("p50 us", "p95 us", "p99 us", "calls/s", "max/p50"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("ratio", justify="right", no_wrap=True)
     if spread:
@@ -48,13 +58,34 @@ def phase_table(
     table.add_column("of")
     for case in cases:
         figures = {row.metric: row.value for row in rows if row.case == case.name}
-        first = [case.name, *(f"{figures[metric]:,.0f}" for metric in METRICS)]
+        first = [case.name, *(_microseconds(figures[metric]) for metric in METRICS)]
         first.append(f"{figures[RATE_METRIC]:,.0f}" if RATE_METRIC in figures else "")
+        first.append(f"{figures[SLOWEST_METRIC]:,.1f}" if SLOWEST_METRIC in figures else "")
         for baseline in measured_baselines(case, samples) or (None,):
             ratio, half, of = _compared(samples, case, baseline) if baseline else ("", "", "")
             table.add_row(*first, ratio, *([half] if spread else []), of)
             first = [""] * len(first)
     return table
+
+
+def study_table(title: str, rows: Sequence[Result]) -> Table:
+    """Lay a study's figures out, one a line."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for name in ("case", "metric"):
+        table.add_column(name)
+    for name in ("value", "ratio"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("of")
+    for row in rows:
+        value = f"{row.value:,.2f}".removesuffix(".00")
+        unit = "" if row.unit == "1" else f" {row.unit}"
+        ratio = "" if row.ratio is None else f"{row.ratio:.3g}"
+        table.add_row(row.case, row.metric, value + unit, ratio, row.baseline)
+    return table
+
+
+def _microseconds(value: float) -> str:
+    return f"{value:,.2f}" if value < FEW_MICROSECONDS else f"{value:,.0f}"
 
 
 def _compared(
@@ -89,4 +120,6 @@ def goals_table(goals: Sequence[Goal]) -> Table:
 def _figure(goal: Goal) -> str:
     if goal.value is None:
         return "-"
-    return f"{goal.value:.2f} x" if goal.unit == "x" else f"{goal.value / 1000:.3f} ms"
+    if goal.unit == "1":
+        return f"{goal.value:g}"
+    return f"{goal.value:,.2f} {goal.unit}"

@@ -9,16 +9,37 @@ from statistics import median
 
 import msgspec
 
-from benchmarks.cases import GET, GET_LEAN, Case
+from benchmarks.cases import (
+    AIOCACHE,
+    CALLERS,
+    CASHEWS,
+    CASHEWS_NEAR,
+    CASHEWS_NEAR_KEY,
+    GET,
+    GET_LEAN,
+    MGET,
+    MGET_LEAN,
+    NEAR_HIT,
+    VALKEY_HIT,
+    Case,
+)
 from benchmarks.measure import Sample, percentile, ratios
 
-__all__ = ["Goal", "Result", "goals", "measured_baselines", "reduce", "write"]
+__all__ = ["SLOWEST_METRIC", "Goal", "Result", "goals", "measured_baselines", "reduce", "write"]
 
 METRICS = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
 LATENCY_UNIT = "us"
 RATE_METRIC, RATE_UNIT = "requests_per_second", "1/s"
+SLOWEST_METRIC = "slowest_to_median"
 
 CACHED_TO_GET = 1.5
+MGET_RATIO = 1.3
+MGET_RATE_RATIO = 0.85
+SLOWEST_TO_MEDIAN = 5.0
+NEAR_P50_US, NEAR_P95_US = 2.5, 5.0
+NEAR_RATE_RATIO = 4.0
+COMPACT_BYTES = 350.0
+ENFORCED_P50_MS, ENFORCED_P99_MS, ENFORCED_BOUND_MS = 2.0, 50.0, 250.0
 GET_P95_US = 1000.0
 SET_P95_US = 2000.0
 
@@ -28,10 +49,10 @@ class Result(msgspec.Struct, frozen=True):
 
     Attributes:
         case: What was measured.
-        metric: ``p50``, ``p95``, ``p99`` (over all calls of all rounds) or
-            ``requests_per_second`` (the median round).
+        metric: ``p50``, ``p95``, ``p99`` (over all calls of all rounds),
+            ``requests_per_second`` or ``slowest_to_median`` (the median round); a study's own.
         value: The figure.
-        unit: ``us`` or ``1/s``.
+        unit: ``us``, ``1/s``, ``x``; of a study also ``ms``, ``bytes`` and ``1``.
         baseline: The case that it is compared with, if any.
         ratio: Median over the rounds of this case's figure divided by the baseline's.
     """
@@ -46,26 +67,29 @@ class Result(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What a figure should be at most.
+    """What a figure should be at most, or at least.
 
     Attributes:
         text: The goal.
         value: The figure; None when it was not measured.
         limit: The most it may be.
         unit: Of both.
+        at_least: The limit is the least that it may be.
     """
 
     text: str
     value: float | None
     limit: float
     unit: str
+    at_least: bool = False
 
     @property
     def verdict(self) -> str:
         """``PASS``, ``FAIL`` or ``-``."""
         if self.value is None:
             return "-"
-        return "PASS" if self.value <= self.limit else "FAIL"
+        met = self.value >= self.limit if self.at_least else self.value <= self.limit
+        return "PASS" if met else "FAIL"
 
 
 def reduce(cases: Sequence[Case], samples: Mapping[str, Sequence[Sample]]) -> list[Result]:
@@ -83,6 +107,8 @@ def reduce(cases: Sequence[Case], samples: Mapping[str, Sequence[Sample]]) -> li
             rows += _latencies(case.name, ours, baseline, theirs)
             if case.concurrent:
                 rows.append(_rate(case.name, ours, baseline, theirs))
+        if case.name.endswith(f"{CALLERS} callers"):
+            rows.append(_slowest(case.name, ours))
     return rows
 
 
@@ -99,7 +125,7 @@ def _latencies(
     for metric, share in METRICS.items():
         value = percentile(calls, share) / 1000
         ratio = _paired(ours, theirs, share) if theirs else None
-        rows.append(Result(name, metric, round(value, 1), LATENCY_UNIT, baseline, ratio))
+        rows.append(Result(name, metric, round(value, 2), LATENCY_UNIT, baseline, ratio))
     return rows
 
 
@@ -116,8 +142,23 @@ def _rate(
     return Result(name, RATE_METRIC, round(value, 1), RATE_UNIT, baseline, ratio)
 
 
+def _slowest(name: str, ours: Sequence[Sample]) -> Result:
+    """Compare the longest wait of a round with its median."""
+    value = median(sample.latency(1.0) / sample.latency(0.5) for sample in ours)
+    return Result(name, SLOWEST_METRIC, round(value, 2), "x", None, None)
+
+
 def goals(rows: Sequence[Result]) -> list[Goal]:
     """Compare the figures with what they should be."""
+    return [
+        *_driver_goals(rows),
+        *_valkey_hit_goals(rows),
+        *_near_hit_goals(rows),
+        *_study_goals(rows),
+    ]
+
+
+def _driver_goals(rows: Sequence[Result]) -> list[Goal]:
     cached = "cached decision"
     ratio = f"p50 at most {CACHED_TO_GET} times that of"
     get, set_ = f"p95 below {GET_P95_US / 1000:g} ms", f"p95 below {SET_P95_US / 1000:g} ms"
@@ -131,13 +172,104 @@ def goals(rows: Sequence[Result]) -> list[Goal]:
     ]
 
 
-def _ratio(rows: Sequence[Result], case: str, baseline: str) -> float | None:
-    found = (r for r in rows if (r.case, r.metric, r.baseline) == (case, "p50", baseline))
+def _valkey_hit_goals(rows: Sequence[Result]) -> list[Goal]:
+    many = f", {CALLERS} callers"
+    alone, together = VALKEY_HIT, VALKEY_HIT + many
+    most = f"p50 at most {MGET_RATIO} times that of"
+    least = f"calls/s at least {MGET_RATE_RATIO} times those of"
+    found = [
+        Goal(f"{alone}: {most} {name}", _ratio(rows, alone, name), MGET_RATIO, "x")
+        for name in (MGET, MGET_LEAN)
+    ]
+    found += [
+        Goal(
+            f"{together}: {least} {name}",
+            _ratio(rows, together, name + many, RATE_METRIC),
+            MGET_RATE_RATIO,
+            "x",
+            at_least=True,
+        )
+        for name in (MGET, MGET_LEAN)
+    ]
+    slowest = f"slowest call of a round at most {SLOWEST_TO_MEDIAN:g} times the median"
+    figure = _value(rows, together, SLOWEST_METRIC)
+    found.append(Goal(f"{together}: {slowest}", figure, SLOWEST_TO_MEDIAN, "x"))
+    for peer in (AIOCACHE, CASHEWS):
+        found += [
+            Goal(f"{alone}: p50 below that of {peer}", _ratio(rows, alone, peer), 1.0, "x"),
+            Goal(
+                f"{together}: more calls/s than {peer}",
+                _ratio(rows, together, peer + many, RATE_METRIC),
+                1.0,
+                "x",
+                at_least=True,
+            ),
+        ]
+    return found
+
+
+def _near_hit_goals(rows: Sequence[Result]) -> list[Goal]:
+    return [
+        Goal(
+            f"{NEAR_HIT}: p50 at most {NEAR_P50_US:g} us",
+            _value(rows, NEAR_HIT, "p50"),
+            NEAR_P50_US,
+            LATENCY_UNIT,
+        ),
+        Goal(
+            f"{NEAR_HIT}: p95 at most {NEAR_P95_US:g} us", _p95(rows, NEAR_HIT), NEAR_P95_US, "us"
+        ),
+        *(
+            Goal(
+                f"{NEAR_HIT}: calls/s at least {NEAR_RATE_RATIO:g} times those of {name}",
+                _ratio(rows, NEAR_HIT, name, RATE_METRIC),
+                NEAR_RATE_RATIO,
+                "x",
+                at_least=True,
+            )
+            for name in (CASHEWS_NEAR_KEY, CASHEWS_NEAR)
+        ),
+    ]
+
+
+def _study_goals(rows: Sequence[Result]) -> list[Goal]:
+    enforced = "revoked to enforced, 4 processes"
+    limits = {"p50": ENFORCED_P50_MS, "p99": ENFORCED_P99_MS, "max": ENFORCED_BOUND_MS}
+    compact = "200-byte decision, compact key"
+    sweep = next((r for r in rows if r.case.startswith("user's invalidation")), None)
+    stampede = next((r for r in rows if r.case.startswith("stampede")), None)
+    return [
+        Goal(
+            f"{compact}: at most {COMPACT_BYTES:g} bytes",
+            _value(rows, compact, "bytes"),
+            COMPACT_BYTES,
+            "bytes",
+        ),
+        *(
+            Goal(
+                f"{enforced}: {metric} at most {most:g} ms",
+                _value(rows, enforced, metric),
+                most,
+                "ms",
+            )
+            for metric, most in limits.items()
+        ),
+        Goal("user's invalidation: 1 round trip", sweep.value if sweep else None, 1, "1"),
+        Goal("stampede: 1 evaluation", stampede.value if stampede else None, 1, "1"),
+    ]
+
+
+def _ratio(rows: Sequence[Result], case: str, baseline: str, metric: str = "p50") -> float | None:
+    found = (r for r in rows if (r.case, r.metric, r.baseline) == (case, metric, baseline))
     return next((row.ratio for row in found), None)
 
 
+def _value(rows: Sequence[Result], case: str, metric: str) -> float | None:
+    return next((r.value for r in rows if (r.case, r.metric) == (case, metric)), None)
+
+
 def _p95(rows: Sequence[Result], case: str) -> float | None:
-    return next((r.value for r in rows if (r.case, r.metric) == (case, "p95")), None)
+    return _value(rows, case, "p95")
 
 
 def write(rows: Sequence[Result], path: Path) -> None:

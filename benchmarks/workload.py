@@ -21,9 +21,9 @@ REQUESTS = ROOT / "examples/requests.jsonl"
 HITS = 256
 MISSES = 100
 
-# Decisions that depend on the time of day end at the next boundary; one in the middle of a run
-# would turn a hit into a miss.
-LEAST_TTL_SECONDS = 150
+# Decisions that depend on the time of day end at the next boundary, and highly sensitive ones soon;
+# one in the middle of a run would turn a hit into a miss. Also, the near cache holds none of them.
+LEAST_TTL_SECONDS = 600
 
 
 @dataclass(frozen=True, slots=True)

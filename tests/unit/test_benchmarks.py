@@ -192,7 +192,23 @@ def test_the_goals_of_the_guide() -> None:
         Result("driver SET", "p95", 1999.0, "us", None, None),
         Result("stored decision", "p95", 2001.0, "us", "driver SET", 1.0),
     ]
-    assert [goal.verdict for goal in goals(rows)] == ["-", "-", "PASS", "FAIL", "PASS", "FAIL"]
+    verdicts = [goal.verdict for goal in goals(rows)]
+    assert verdicts[:6] == ["-", "-", "PASS", "FAIL", "PASS", "FAIL"]
+    assert set(verdicts[6:]) == {"-"}
+
+
+@pytest.mark.parametrize(("ratio", "verdict"), [(0.85, "PASS"), (0.849, "FAIL")])
+def test_a_goal_may_be_a_least_figure(ratio: float, verdict: str) -> None:
+    case, baseline = "decide, Valkey hit, 50 callers", "driver MGET, 50 callers"
+    rows = [Result(case, "requests_per_second", 9.0, "1/s", baseline, ratio)]
+    assert [goal.verdict for goal in goals(rows) if goal.value is not None] == [verdict]
+
+
+def test_the_longest_wait_of_many_callers_is_compared_with_the_median() -> None:
+    name = "ours, 50 callers"
+    rounds = [sample(10, 10, 20), sample(10, 10, 40), sample(10, 10, 900)]
+    rows = reduce([Case(name, never, concurrent=True)], {name: rounds})
+    assert [row.value for row in rows if row.metric == "slowest_to_median"] == [4.0]
 
 
 def test_the_sample_requests_name_three_identities_and_ask_each_question_once() -> None:
