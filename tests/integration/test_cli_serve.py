@@ -68,7 +68,8 @@ def test_the_summary_says_what_runs_where(tmp_path: Path) -> None:
         assert lines[0] == "SARK 0.1.0 is ready; Ctrl-C stops it."
         assert rows["service"] == f"{service.url}/v1/authorize"
         assert rows["valkey"] == f"embedded, unix://{service.data_dir}/valkey/valkey.sock"
-        assert rows["policies"] == f"authz, silent, broken from {service.policy_dir}"
+        assert rows["policies"].startswith("authz, silent, broken, revision ")
+        assert rows["engine"] == f"embedded Rego, {service.policy_dir}"
         assert rows["callers"] == "need no credential"
         assert rows["try"] == "sark authorize user-0001 server:read server/web-001"
         assert max(map(len, lines)) < 200
