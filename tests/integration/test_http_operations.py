@@ -26,6 +26,8 @@ ROUTES = {
     "/v1/policies/{name}/invalidate": {"post"},
     "/v1/users/{user_id}/invalidate": {"post"},
     "/v1/cache/invalidate": {"post"},
+    "/v1/cache/stats": {"get"},
+    "/v1/cache/explain": {"post"},
 }
 AUTHORIZE_STATUSES = {"200", "400", "401", "413", "415", "422", "429", "503"}
 

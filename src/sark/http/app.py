@@ -7,13 +7,14 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp
 
 import sark
-from sark.http import invalidation, openapi, operations, problems
+from sark.http import cache, invalidation, openapi, operations, problems
 from sark.http.authorize import AUTHORIZE_PATH, authorize
 from sark.http.batch import BATCH_PATH, authorize_batch
 from sark.http.body_limit import BodyLimit
 from sark.http.credentials import Credential
 from sark.http.service import Service
 from sark.http.shortcut import Shortcut
+from sark.ops.cache_stats import CacheCounts
 from sark.ops.metrics import Metrics
 from sark.runtime import Runtime
 
@@ -45,6 +46,7 @@ def create_app(runtime: Runtime, metrics: Metrics) -> ASGIApp:
     app.state.service = Service(
         runtime=runtime,
         metrics=metrics,
+        cache_counts=CacheCounts(runtime.hub),
         admin=Credential(settings.admin_token),
         caller=Credential(settings.service_token),
     )
@@ -53,5 +55,6 @@ def create_app(runtime: Runtime, metrics: Metrics) -> ASGIApp:
     app.add_route(BATCH_PATH, authorize_batch, methods=["POST"], include_in_schema=False)
     app.include_router(operations.router)
     app.include_router(invalidation.router)
+    app.include_router(cache.router)
     openapi.install(app)
     return Shortcut(app, AUTHORIZE_PATH, authorize, max_bytes=settings.max_body_bytes)

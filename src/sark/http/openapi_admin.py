@@ -6,7 +6,10 @@ from typing import Any
 
 import msgspec
 
+from sark.http.cache import ExplainRequest
 from sark.http.invalidation import Invalidated
+from sark.ops.cache_stats import CacheReport
+from sark.policy.explain import Explanation
 from sark.policy.reload import Reloaded
 
 __all__ = ["complete"]
@@ -20,6 +23,12 @@ _ERRORS = {
 }
 _UNUSABLE = {"422": "What the path or the body names is not usable"}
 _REFUSED = {"422": "The policies do not load, and the running ones stay"}
+_BODY = {
+    **_UNUSABLE,
+    "400": "The body is not JSON",
+    "413": "The body is too large",
+    "415": "The body is not application/json",
+}
 _NEVER_OLDER = "Revoked. The token makes later requests at least as fresh"
 # Route, method, what 200 says, its type, further errors.
 _ROUTES: tuple[tuple[str, str, str, type, dict[str, str]], ...] = (
@@ -27,6 +36,8 @@ _ROUTES: tuple[tuple[str, str, str, type, dict[str, str]], ...] = (
     ("/v1/policies/{name}/invalidate", "post", _NEVER_OLDER, Invalidated, _UNUSABLE),
     ("/v1/users/{user_id}/invalidate", "post", _NEVER_OLDER, Invalidated, _UNUSABLE),
     ("/v1/cache/invalidate", "post", _NEVER_OLDER, Invalidated, {}),
+    ("/v1/cache/stats", "get", "Figures of this process and its cache", CacheReport, {}),
+    ("/v1/cache/explain", "post", "Where it would be answered from, and why", Explanation, _BODY),
 )
 _FRESHNESS = {
     "consistency": (
@@ -46,8 +57,8 @@ _USER_ID = {
 def complete(document: Schema) -> None:
     """Describe the answers of the admin routes, and what their tokens are for."""
     types = [route[3] for route in _ROUTES]
-    references, schemas = msgspec.json.schema_components(
-        types, ref_template="#/components/schemas/{name}"
+    (*references, asked), schemas = msgspec.json.schema_components(
+        [*types, ExplainRequest], ref_template="#/components/schemas/{name}"
     )
     known = document["components"]["schemas"]
     known.update(schemas)
@@ -58,6 +69,10 @@ def complete(document: Schema) -> None:
             "200": {"description": text, "content": {"application/json": {"schema": schema}}},
             **{status: _problem(said) for status, said in sorted({**_ERRORS, **errors}.items())},
         }
+    document["paths"]["/v1/cache/explain"]["post"]["requestBody"] = {
+        "required": True,
+        "content": {"application/json": {"schema": asked}},
+    }
     # The route reads it from the path as it was sent, so that the framework doesn't know of it.
     document["paths"]["/v1/users/{user_id}/invalidate"]["post"]["parameters"] = [_USER_ID]
 

@@ -13,6 +13,7 @@ from sark.http.credentials import (
     forbidden_without_admin_token,
     unauthenticated,
 )
+from sark.ops.cache_stats import CacheCounts
 from sark.ops.metrics import Metrics
 from sark.runtime import Runtime
 
@@ -26,12 +27,14 @@ class Service:
     Attributes:
         runtime: What it serves.
         metrics: What it measures.
+        cache_counts: What it counts around the cache.
         admin: Opens the admin routes.
         caller: Required of callers when it is set.
     """
 
     runtime: Runtime
     metrics: Metrics
+    cache_counts: CacheCounts
     admin: Credential
     caller: Credential
 

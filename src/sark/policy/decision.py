@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 from zstandard import ZstdCompressor, ZstdDecompressor, ZstdError, frame_content_size
 
-__all__ = ["Decision", "decode_entry", "encode_entry"]
+__all__ = ["Decision", "decode_entry", "encode_entry", "is_compressed", "version_of"]
 
 FORMAT_VERSION = 1
 # Below this zstd saves less than an allocation class of the server's allocator, or nothing; see
@@ -45,8 +45,15 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     stamp: str
 
 
+class Versioned(msgspec.Struct):
+    """What every version of a cached decision has."""
+
+    v: int
+
+
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Entry).decode
+_decode_version = msgspec.json.Decoder(Versioned).decode
 _compress = ZstdCompressor(level=3).compress
 _decompress = ZstdDecompressor().decompress
 
@@ -71,3 +78,20 @@ def decode_entry(value: bytes) -> Entry | None:
     except (msgspec.MsgspecError, ZstdError, UnicodeDecodeError, RecursionError):
         return None
     return entry if entry.v == FORMAT_VERSION else None
+
+
+def is_compressed(value: bytes) -> bool:
+    """Whether a cached value is compressed."""
+    return value.startswith(ZSTD_MAGIC)
+
+
+def version_of(value: bytes) -> int | None:
+    """Read a cached value's format version, whichever it is; None when it has none."""
+    try:
+        if is_compressed(value):
+            if not 0 < frame_content_size(value) <= MAX_ENTRY_BYTES:
+                return None
+            value = _decompress(value)
+        return _decode_version(value).v
+    except (msgspec.MsgspecError, ZstdError, UnicodeDecodeError, RecursionError):
+        return None

@@ -119,6 +119,20 @@ class NearCache:
         self._entries.pop(digest, None)
         return None
 
+    def peek(self, digest: bytes, now: float) -> tuple[NearEntry | None, bool]:
+        """Look without trace: what is held, and whether ``get`` would return it."""
+        entry: NearEntry | None = self._entries.peek(digest, None)
+        return entry, entry is not None and self._holds(entry, now)
+
+    def _holds(self, entry: NearEntry, now: float) -> bool:
+        changed = self._changed
+        return (
+            entry.all_epoch == self._all
+            and entry.expires > now
+            and changed.get(entry.policy_key, 0) == entry.policy_epoch
+            and changed.get(entry.user_key, 0) == entry.user_epoch
+        )
+
     def epochs(self, policy_key: str, user_key: str) -> Epochs:
         """Note the epochs of what a decision depends on, before it is read."""
         changed = self._changed

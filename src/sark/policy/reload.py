@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from sark.policy.decisions import Decisions
 from sark.policy.policy_file import PolicyFile, read_policy_file
 
 __all__ = ["Fingerprint", "PolicyReloader", "PolicyWatcher", "Reloaded", "fingerprint"]
+
+REMEMBERED_REVISIONS = 8
 
 Refresh = Callable[[], Awaitable[None]]
 """Lets the engine read its policies again; what was in force stays so when it raises."""
@@ -50,6 +53,9 @@ class PolicyReloader:
         policies: The names that are served.
         path: The policy file, if there is one.
         hub: Where it is reported.
+
+    Attributes:
+        earlier: The last revisions that were in force before.
     """
 
     def __init__(
@@ -67,6 +73,7 @@ class PolicyReloader:
         self._path = path
         self._hub = hub
         self._lock = asyncio.Lock()
+        self.earlier: deque[str] = deque(maxlen=REMEMBERED_REVISIONS)
 
     async def reload(self) -> Reloaded:
         """Read everything again, and put it in force if all of it is good.
@@ -86,6 +93,7 @@ class PolicyReloader:
             self._decisions.cache.rules = rules
             revision = self._decisions.revision
         if revision != before:
+            self.earlier.append(before)
             self._hub.emit(PoliciesReloaded(revision))
         return Reloaded(revision != before, revision)
 
