@@ -152,6 +152,14 @@ def all_cores(on: Operations, sizes: Sizes) -> list[Case]:
             accept=_hit,
         ),
         _alone("authorize, hit" + one, on.authorize, alone, GET + one, accept=_from_cache),
+        _alone(
+            "authorize, near hit" + one,
+            on.authorize_near,
+            alone,
+            *(GET + one, "authorize, hit" + one),
+            accept=_from_near,
+            prepare=on.fill_near,
+        ),
         _together(GET + many, on.get(guide), together),
         _together(GET_LEAN + many, on.get(lean), together, GET + many),
         _together(

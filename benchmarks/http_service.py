@@ -65,12 +65,12 @@ def http_cases(http: HttpUnderTest, sizes: Sizes) -> list[Case]:
         Case(
             "HTTP, 1 connection",
             _measure(http, 1, sizes.alone),
-            ("authorize, hit, 1 caller", "driver GET, 1 caller"),
+            ("authorize, near hit, 1 caller", "driver GET, 1 caller"),
         ),
         Case(
             f"HTTP, {CALLERS} connections",
             _measure(http, CALLERS, sizes.together),
-            (f"authorize, hit, {CALLERS} callers", f"driver GET, {CALLERS} callers"),
+            (f"authorize, near hit, {CALLERS} callers", f"driver GET, {CALLERS} callers"),
             concurrent=True,
         ),
     ]

@@ -42,6 +42,7 @@ CASES = WITH_RATE | {
     "driver GET, lean, 1 caller",
     "cached decision, 1 caller",
     "authorize, hit, 1 caller",
+    "authorize, near hit, 1 caller",
 }
 
 
