@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from sark.events import Hub
+import msgspec
+import valkey.asyncio
+
+from sark.events import Enforced, Hub
 from sark.gateway import Gateway
 from sark.policy import Decision, Question
 from sark.policy.decisions import Decisions
 from sark.policy.evaluators import Evaluator
 from sark.policy.near import NearCache
 from sark.policy.near_feed import NearFeed
-from tests.support.gateways import Scripted, open_gateway, open_store
+from tests.support.gateways import Scripted, ask, open_gateway, open_store, question
 from tests.support.polling import until
 
 BOUND_SECONDS = 0.25
@@ -81,9 +87,9 @@ async def serving(near: NearFeed) -> None:
 
 async def warm(decisions: Decisions, *questions: Question) -> None:
     """Ask until the near cache answers."""
-    for question in questions:
+    for asked in questions:
         deadline = time.monotonic() + 10
-        while (await decisions.decide(question)).source != "near":
+        while (await decisions.decide(asked)).source != "near":
             assert time.monotonic() < deadline, "the near cache never answers"
             await asyncio.sleep(0.001)
 
@@ -106,3 +112,94 @@ class Numbered(Scripted):
     async def _next(self, _policy: str, _input: bytes) -> Decision:
         self.number += 1
         return Decision(allow=True, reason=str(self.number), **self.fields)
+
+
+# Several processes at once. What they run must be found by name, so it stands here.
+
+FLAG = "test:denied:{}"
+READY = "test:readers"
+
+
+class Flagged(Scripted):
+    """Denies the users that are flagged in Valkey, which is how a test changes its mind."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(self._flagged)
+        self._client = valkey.asyncio.Valkey.from_url(url, socket_timeout=5.0)
+
+    async def _flagged(self, _policy: str, input_json: bytes) -> Decision:
+        user: str = msgspec.json.decode(input_json)["user_id"]
+        return Decision(allow=not await self._client.exists(FLAG.format(user)))
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+
+class ReaderReport(NamedTuple):
+    """What one reader saw.
+
+    Attributes:
+        allowed: By way of asking and user, when the last question began that was answered with
+            allow; on the system's monotonic clock, in seconds.
+        denied: By way of asking, the users that were denied at last.
+        sources: How many answers came from where.
+        enforced: Seconds from each revocation to its effect here.
+    """
+
+    allowed: dict[str, dict[str, float]]
+    denied: dict[str, set[str]]
+    sources: dict[str, int]
+    enforced: list[float]
+
+
+@dataclass(frozen=True)
+class ReadWork:
+    """Asks about users without end for some time: near cache, ``authorize``, and neither."""
+
+    url: str
+    users: tuple[str, ...]
+    seconds: float
+
+    def __call__(self, _number: int) -> ReaderReport:
+        return asyncio.run(self._run())
+
+    async def _run(self) -> ReaderReport:
+        hub, enforced = Hub(), list[Enforced]()
+        hub.on(Enforced, enforced.append)
+        evaluator = Flagged(self.url)
+        ways = ("decide", "authorize", "plain")
+        allowed: dict[str, dict[str, float]] = {way: {} for way in ways}
+        denied: dict[str, set[str]] = {way: set() for way in ways}
+        sources: Counter[str] = Counter()
+        async with (
+            near_gateway(self.url, evaluator, hub=hub) as near,
+            open_gateway(self.url, evaluator) as plain,
+        ):
+            await until(lambda: near_of(near.decisions)._clock.known, within=10, what="clock")
+            await plain.store.state.execute("INCR", READY)
+            end = time.monotonic() + self.seconds
+
+            async def ask_on(way: str) -> None:
+                for user in itertools.cycle(self.users):
+                    began = time.monotonic()
+                    if began > end:
+                        return
+                    if way == "authorize":
+                        answer = await near.authorize(ask(user))
+                        allow, source = answer.allow, str(answer.cached)
+                    else:
+                        gateway = near if way == "decide" else plain
+                        outcome = await gateway.decisions.decide(question(user))
+                        allow, source = outcome.allow, str(outcome.source)
+                        # A near hit never waits; others must have their turn.
+                        await asyncio.sleep(0)
+                    sources[f"{way} {source}"] += 1
+                    if allow:
+                        allowed[way][user] = began
+                        denied[way].discard(user)
+                    else:
+                        denied[way].add(user)
+
+            await asyncio.gather(*(ask_on(way) for way in ways for _ in range(2)))
+        await evaluator.close()
+        return ReaderReport(allowed, denied, dict(sources), [e.seconds for e in enforced])
