@@ -123,7 +123,7 @@ def report_events(hub: Hub) -> None:
         reason = fields.pop("reason")
         if reason:
             log.warning("cache not warmed to the end", **fields, reason=reason)
-        else:
+        elif any(fields[name] for name in fields.keys() - {"seconds"}):
             log.info("cache warmed", **fields)
 
     hub.on(Warmed, warmed)
