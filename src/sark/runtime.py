@@ -39,7 +39,7 @@ from sark.siem import EventQueue, QueueBounds
 from sark.store import Store, Topology
 from sark.store.embedded import EmbeddedServer
 
-__all__ = ["Runtime", "open_runtime", "policy_directory"]
+__all__ = ["Runtime", "generations_of", "open_runtime", "policy_directory"]
 
 SAMPLE_POLICIES = Path("examples/policies")
 REFUSALS_INTERVAL_SECONDS = 1.0
@@ -202,17 +202,32 @@ def key_directory(settings: Settings) -> Path:
     )
 
 
+def generations_of(
+    settings: Settings, store: Store, signer: FreshnessSigner | None = None
+) -> Generations:
+    """Make what revokes decisions.
+
+    Raises:
+        ConfigurationError: The key that signs freshness tokens cannot be used.
+    """
+    return Generations(
+        store,
+        signer=signer or FreshnessSigner(mac_key(key_directory(settings))),
+        user_token_ttl=2 * _tiers(settings).longest,
+        replicas=settings.effective_wait_replicas,
+    )
+
+
+def _tiers(settings: Settings) -> TtlTiers:
+    return TtlTiers(settings.ttl_high, settings.ttl_medium, settings.ttl_low)
+
+
 def _decisions(
     settings: Settings, store: Store, evaluator: Evaluator, rules: PolicyFile, hot: HotRequests
 ) -> Decisions:
-    tiers = TtlTiers(settings.ttl_high, settings.ttl_medium, settings.ttl_low)
+    tiers = _tiers(settings)
     signer = FreshnessSigner(mac_key(key_directory(settings)))
-    generations = Generations(
-        store,
-        signer=signer,
-        user_token_ttl=2 * tiers.longest,
-        replicas=settings.effective_wait_replicas,
-    )
+    generations = generations_of(settings, store, signer)
     cache = PolicyCache(
         store,
         generations,

@@ -13,7 +13,7 @@ import pytest
 
 import sark
 from sark.cli import main
-from sark.cli.authorize import _parse_context
+from sark.cli.arguments import parse_context
 from sark.errors import ConfigurationError
 from sark.keyspace import TABLE
 
@@ -217,19 +217,19 @@ def test_settings_show_where_values_come_from(run: Run) -> None:
     ids=lambda value: repr(value)[:20],
 )
 def test_values_are_json_or_text(value: str, read: object) -> None:
-    context = _parse_context([f"key={value}"])
+    context = parse_context([f"key={value}"])
     assert context == {"key": read}
     assert type(context["key"]) is type(read)
 
 
 def test_no_context() -> None:
-    assert _parse_context([]) == {}
+    assert parse_context([]) == {}
 
 
 def test_keys_may_be_anything_but_empty() -> None:
-    assert _parse_context(["a b=1", "é=2"]) == {"a b": 1, "é": 2}
+    assert parse_context(["a b=1", "é=2"]) == {"a b": 1, "é": 2}
     with pytest.raises(ConfigurationError):
-        _parse_context(["=1"])
+        parse_context(["=1"])
 
 
 def test_an_interrupt_during_the_import_is_no_traceback() -> None:

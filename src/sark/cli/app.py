@@ -9,6 +9,7 @@ import typer
 
 import sark
 from sark.cli.authorize import authorize
+from sark.cli.cache import cache
 from sark.cli.demo import demo
 from sark.cli.keyspace import keyspace
 from sark.cli.serve import serve
@@ -46,6 +47,7 @@ def _root(
 
 for command in (serve, demo, authorize, settings, keyspace):
     app.command()(command)
+app.add_typer(cache)
 
 
 def run() -> None:
