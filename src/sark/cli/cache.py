@@ -12,6 +12,7 @@ import typer
 from sark.cli.arguments import parse_context, require_text
 from sark.cli.cache_tables import print_explanation, print_report
 from sark.cli.service_client import ServiceClient, admin_of, running_admin
+from sark.cli.warm import warm
 from sark.errors import ConfigurationError, UnknownPolicyError
 from sark.ops.cache_stats import CacheReport
 from sark.policy.explain import Explanation
@@ -23,8 +24,9 @@ from sark.store import Store, Topology
 __all__ = ["cache"]
 
 cache = typer.Typer(
-    name="cache", help="Revoke decisions, reload policies, look in.", no_args_is_help=True
+    name="cache", help="Revoke decisions, reload policies, warm, look in.", no_args_is_help=True
 )
+cache.command()(warm)
 
 ServiceOption = Annotated[
     str | None,
