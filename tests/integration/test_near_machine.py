@@ -11,7 +11,6 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import ClassVar, TypeVar
-from urllib.parse import unquote
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -129,19 +128,23 @@ class NearRevocation(RuleBasedStateMachine):
                 self.patiently(lambda: made.invalidate_user(user))
         self.revoked[scope, name] = (reached, time.monotonic())
 
-    @rule(data=st.data(), how=st.sampled_from(["evict", "expire", "expire soon"]))
-    def lose_a_key(self, data: st.DataObject, how: str) -> None:
+    @rule(
+        user=USERS,
+        policy=POLICIES,
+        which=st.integers(0, 3),
+        how=st.sampled_from(["evict", "expire", "expire soon"]),
+    )
+    def lose_a_key(self, user: str, policy: str, which: int, how: str) -> None:
+        cache, asked = self.gateways[0].decisions.cache, question(user, policy=policy)
+        key = [*cache.generation_keys(asked), cache.decision_key(asked)][which]
         with self.server.client() as client:
-            keys = sorted(client.keys("policy:*"), key=unquote)
-            if keys:
-                key = data.draw(st.sampled_from(keys))
-                match how:
-                    case "evict":
-                        client.delete(key)
-                    case "expire":
-                        client.pexpire(key, 1)
-                    case _:
-                        client.pexpire(key, 30)
+            match how:
+                case "evict":
+                    client.delete(key)
+                case "expire":
+                    client.pexpire(key, 1)
+                case _:
+                    client.pexpire(key, 30)
 
     @rule()
     def break_the_feed(self) -> None:
