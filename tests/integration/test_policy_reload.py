@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,17 @@ from sark.settings import Settings
 from sark.settings._urls import ServerUrl
 from tests.support.gateways import Scripted, policy_cache, policy_decisions
 from tests.support.gateways import open_store as store_at
+from tests.support.opa import OpaServer
 from tests.support.polling import until
 from tests.support.servers import ValkeyServer
-from tests.support.service import SarkService, assert_problem, http_client, write_policies
+from tests.support.service import (
+    SARK,
+    SarkService,
+    assert_problem,
+    call_sark,
+    http_client,
+    write_policies,
+)
 
 GRANTING = 'package sark.authz\ndecision := {"allow": true, "reason": "%s"}\n'
 QUESTION = {"user_id": "ann", "action": "x:read", "resource": "r"}
@@ -278,3 +287,49 @@ async def test_rules_for_a_policy_that_is_not_served_are_refused(
         reloader = PolicyReloader(decisions, refresh, policies=("authz",), path=path, hub=Hub())
         with pytest.raises(Exception, match=r"policy\.toml:1: policies\.other"):
             await reloader.reload()
+
+
+# Hang-up
+
+
+def test_a_service_does_not_outlive_its_terminal(tmp_path: Path) -> None:
+    """The same signal tells that the terminal was closed: then nobody is left to stop it."""
+    ours, theirs = os.openpty()
+    # The leader of a session gets the first terminal that it opens for its own.
+    script = "import os, sys; os.open(sys.argv[1], os.O_RDWR); os.execv(sys.argv[2], sys.argv[2:])"
+    command = (sys.executable, "-c", script, os.ttyname(theirs), str(SARK), "serve")
+    with SarkService(tmp_path, command=command) as service:
+        service.process.send_signal(signal.SIGHUP)
+        # With the terminal still there it is a request to reload, and it goes on serving.
+        assert call_sark("cache", "reload", SARK_DATA_DIR=service.data_dir).returncode == 0
+        os.close(theirs)
+        os.close(ours)
+        assert service.wait() == 0
+
+
+# OPA
+
+
+async def test_with_opa_its_revision_is_asked_for(server: ValkeyServer, tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text("")
+    async with OpaServer() as opa:
+        settings = Settings(
+            valkey_url=ServerUrl(server.url),
+            opa_url=opa.url,
+            policy_file=path,
+            key_dir=tmp_path / "keys",
+            opa_watch_interval=3600,
+            policy_watch_interval=0,
+        )
+        async with open_runtime(settings) as runtime:
+            assert (await runtime.reload()).changed is False
+            opa.bundles["sark"] = "r2"
+            reloaded = await runtime.reload()
+            assert reloaded.changed is True
+            assert runtime.gateway.decisions.revision == reloaded.revision
+            await opa.stop()
+            path.write_text('[sensitivity]\nlow = ["a"]\n')
+            with pytest.raises(EvaluationError):
+                await runtime.reload()
+            assert runtime.gateway.decisions.revision == reloaded.revision
