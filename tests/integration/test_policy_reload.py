@@ -16,6 +16,8 @@ import pytest
 
 from sark.errors import EvaluationError, PolicyError
 from sark.events import Hub, PoliciesReloaded, PolicyReloadFailed
+from sark.gateway import Request
+from sark.policy import Question
 from sark.policy.policy_file import PolicyFile
 from sark.policy.reload import PolicyReloader, PolicyWatcher, fingerprint
 from sark.runtime import Runtime, open_runtime
@@ -148,6 +150,7 @@ async def runtime(server: ValkeyServer, tmp_path: Path) -> AsyncIterator[Runtime
         policy_dir=policies,
         key_dir=tmp_path / "keys",
         policy_watch_interval=0.02,
+        limit_per_minute=0,
     )
     async with open_runtime(settings) as opened:
         yield opened
@@ -333,3 +336,39 @@ async def test_with_opa_its_revision_is_asked_for(server: ValkeyServer, tmp_path
             with pytest.raises(EvaluationError):
                 await runtime.reload()
             assert runtime.gateway.decisions.revision == reloaded.revision
+
+
+# Under load
+
+
+async def test_no_answer_after_a_reload_is_from_before(runtime: Runtime, tmp_path: Path) -> None:
+    """Many ask all the time, in both ways; what is asked after a reload is decided by it."""
+    path = tmp_path / "policies" / "authz.rego"
+    decisions = runtime.gateway.decisions
+    question = Question.ask("authz", "ann", "x:read", "r")
+    in_force = 0
+    late: list[tuple[int, str]] = []
+    ended = False
+
+    async def ask_all_the_time() -> None:
+        while not ended:
+            since = in_force
+            answer = await runtime.authorize(Request(user_id="ann", action="x:read", resource="r"))
+            outcome = await decisions.decide(question)
+            late.extend(
+                (since, reason) for reason in (answer.reason, outcome.reason) if int(reason) < since
+            )
+            await asyncio.sleep(0)
+
+    path.write_text(GRANTING % "0")
+    await runtime.reload()
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(20):
+            tasks.create_task(ask_all_the_time())
+        for number in range(1, 30):
+            path.write_text(GRANTING % str(number))
+            await runtime.reload()
+            in_force = number
+            await asyncio.sleep(0.02)
+        ended = True
+    assert late == []
