@@ -31,6 +31,7 @@ from sark.policy.hot import HotRequests
 from sark.policy.near import NearCache
 from sark.policy.near_feed import NearFeed
 from sark.policy.policy_file import PolicyFile, read_policy_file
+from sark.policy.question import check_text
 from sark.policy.reload import PolicyReloader, PolicyWatcher, Reloaded, fingerprint
 from sark.policy.warm_up import WarmUp
 from sark.ratelimit import Limit, RateLimiter
@@ -75,6 +76,28 @@ class Runtime:
     async def authorize(self, request: Request) -> Answer:
         """Decide a request; see ``Gateway.authorize``."""
         return await self.gateway.authorize(request)
+
+    async def invalidate_policy(self, policy: str) -> str:
+        """Revoke every cached decision of one policy.
+
+        Returns:
+            A freshness token: a request that carries it is answered by later decisions only.
+
+        Raises:
+            UnknownPolicyError: It isn't served.
+            StoreError: It may not have happened; ask again.
+        """
+        self.gateway.check_policy(policy)
+        return await self.gateway.decisions.cache.generations.invalidate_policy(policy)
+
+    async def invalidate_user(self, user_id: str) -> str:
+        """Revoke every cached decision about one user; as ``invalidate_policy``."""
+        check_text("user_id", user_id)
+        return await self.gateway.decisions.cache.generations.invalidate_user(user_id)
+
+    async def invalidate_all(self) -> str:
+        """Revoke every cached decision; as ``invalidate_policy``."""
+        return await self.gateway.decisions.cache.generations.invalidate_all()
 
     async def reload(self) -> Reloaded:
         """Read the policies again; see ``PolicyReloader.reload``."""

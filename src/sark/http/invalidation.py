@@ -12,7 +12,6 @@ from starlette.responses import Response
 from sark.errors import ConfigurationError, EvaluationError, InvalidRequestError
 from sark.http.problems import HttpError, Problem
 from sark.http.service import ServiceOf, require_admin
-from sark.policy.question import check_text
 
 __all__ = ["Invalidated", "router"]
 
@@ -52,41 +51,34 @@ async def reload_policies(service: ServiceOf) -> Response:
 @router.post("/v1/policies/{name}/invalidate", openapi_extra=_ADMIN)
 async def invalidate_policy(name: str, service: ServiceOf) -> Response:
     """Revoke every cached decision of one policy."""
-    gateway = service.runtime.gateway
-    gateway.check_policy(name)
-    freshness = await gateway.decisions.cache.generations.invalidate_policy(name)
-    return _json(Invalidated(freshness))
+    return _json(Invalidated(await service.runtime.invalidate_policy(name)))
 
 
 @router.post("/v1/users/{user_id:path}/invalidate", openapi_extra=_ADMIN)  # noqa: FAST003 - below
 async def invalidate_user(request: Request, service: ServiceOf) -> Response:
     """Revoke every cached decision about one user; the id is percent-encoded, but for `/`."""
     user_id = _user_id(request.scope["raw_path"])
-    generations = service.runtime.gateway.decisions.cache.generations
-    return _json(Invalidated(await generations.invalidate_user(user_id)))
+    return _json(Invalidated(await service.runtime.invalidate_user(user_id)))
 
 
 @router.post("/v1/cache/invalidate", openapi_extra=_ADMIN)
 async def invalidate_all(service: ServiceOf) -> Response:
     """Revoke every cached decision."""
-    generations = service.runtime.gateway.decisions.cache.generations
-    return _json(Invalidated(await generations.invalidate_all()))
+    return _json(Invalidated(await service.runtime.invalidate_all()))
 
 
 def _user_id(raw_path: bytes) -> str:
     """Take the id from the path as it was sent: the decoded one hides what is not UTF-8.
 
     Raises:
-        InvalidRequestError: It cannot be anybody's id.
+        InvalidRequestError: It is no text.
     """
     path = raw_path.partition(b"?")[0]
     encoded = path.removeprefix(_USERS).removesuffix(_INVALIDATE)
     try:
-        user_id = unquote_to_bytes(encoded).decode()
+        return unquote_to_bytes(encoded).decode()
     except UnicodeDecodeError:
         raise InvalidRequestError("user_id", "is not valid UTF-8") from None
-    check_text("user_id", user_id)
-    return user_id
 
 
 def _json(document: object) -> Response:
