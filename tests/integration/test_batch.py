@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,7 @@ async def test_over_http(tmp_path: Path) -> None:
             async with http.post("/v1/authorize/batch", json=wrong) as response:
                 assert response.status == 422
                 assert (await response.json())["field"] == "questions[0].resource"
-            large = {"user_id": "x" * 2**20, "questions": []}
-            async with http.post("/v1/authorize/batch", json=large) as response:
+            large = io.BytesIO(msgspec.json.encode({"user_id": "x" * 2**20, "questions": []}))
+            kind = {"Content-Type": "application/json"}
+            async with http.post("/v1/authorize/batch", data=large, headers=kind) as response:
                 assert response.status == 413
