@@ -154,7 +154,7 @@ async def test_without_room_for_all_events_there_is_no_answer(server: ValkeyServ
 
 async def test_split_servers_answer_together(server: ValkeyServer, private_server: Any) -> None:
     cache = private_server({})
-    async with open_gateway(server.url, cache_url=cache.url) as gateway:
+    async with open_gateway(server.url, cache_url=cache.url, budget=1.0) as gateway:
         for cached in (False, "valkey"):
             answers = await authorize_many(gateway, batch("a", "b"))
             assert [a.cached for a in answers] == [cached, cached]

@@ -106,7 +106,7 @@ def bad_values(good: bytes) -> dict[str, bytes]:
     def declaring(size: int) -> bytes:
         return ZSTD_MAGIC + b"\xe0" + struct.pack("<Q", size) + b"\x01\x00\x00"
 
-    text = b'{"v":1,"allow":true,"stamp":"s","reason":"' + b"a" * (64 * MAX_ENTRY_BYTES) + b'"}'
+    text = b'{"v":"1s","allow":true,"reason":"' + b"a" * (64 * MAX_ENTRY_BYTES) + b'"}'
     undeclared = ZstdCompressor(write_content_size=False)
     return {
         "cut short": good[: len(good) // 2],

@@ -105,7 +105,7 @@ async def test_what_may_not_be_kept_is_not_even_sent(
 
 def _of_version(version: int, reason: str) -> bytes:
     return encode_entry(Decision(allow=True, reason=reason), "s").replace(
-        b'"v":1', b'"v":%d' % version
+        b'"v":"1', b'"v":"%d' % version
     )
 
 

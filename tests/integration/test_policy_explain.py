@@ -72,7 +72,7 @@ def test_only_recent_tokens_can_have_changed() -> None:
 
 
 def test_a_value_without_end_and_one_that_has_just_gone() -> None:
-    value = b'{"v":1,"allow":false,"reason":"no","stamp":"s"}'
+    value = b'{"v":"1s","allow":false,"reason":"no"}'
     assert judge_value((value, -1), "s").ttl_ms is None
     assert judge_value((value, -2), "s").ttl_ms == 0
     assert judge_value((None, -2), "s").state == "absent"

@@ -83,7 +83,7 @@ def test_an_entry_is_read_as_it_was_written(allow: bool, reason: str) -> None:
 
 def test_an_entry_is_the_guides_json_with_a_version_and_a_stamp() -> None:
     stored = msgspec.json.decode(encode_entry(Decision(allow=True, reason="why"), "s"))
-    assert stored == {"v": 1, "allow": True, "reason": "why", "stamp": "s"}
+    assert stored == {"v": "1s", "allow": True, "reason": "why"}
 
 
 def test_an_entry_that_is_cut_short_is_none() -> None:
@@ -96,14 +96,15 @@ def test_an_entry_that_is_cut_short_is_none() -> None:
     [
         b"", b"null", b"[]", b"1", b"allow", b"\x28\xb5\x2f\xfd", b'"\xff"', b"[" * 100_000,
         b'{"x":' + b"[" * 100_000,
-        b'{"allow":true,"reason":"","stamp":"s"}',
-        b'{"v":0,"allow":true,"reason":"","stamp":"s"}',
-        b'{"v":2,"allow":true,"reason":"","stamp":"s"}',
-        b'{"v":"1","allow":true,"reason":"","stamp":"s"}',
-        b'{"v":1,"allow":1,"reason":"","stamp":"s"}',
+        b'{"allow":true,"reason":""}',
+        b'{"v":"0s","allow":true,"reason":""}',
+        b'{"v":"2s","allow":true,"reason":""}',
+        b'{"v":"","allow":true,"reason":""}',
         b'{"v":1,"allow":true,"reason":""}',
-        b'{"v":1,"allow":true,"reason":"\xff","stamp":"s"}',
-        b'{"v":1,"allow":true,"reason":"","stamp":null}',
+        b'{"v":"1s","allow":1,"reason":""}',
+        b'{"v":"1s","allow":true}',
+        b'{"v":"1s","allow":true,"reason":"\xff"}',
+        b'{"v":null,"allow":true,"reason":""}',
     ],
 )  # fmt: skip
 def test_what_is_no_entry_of_this_version_is_none(stored: bytes) -> None:

@@ -120,6 +120,7 @@ class Decisions:
         self._signer = signer
         self._store_timeout = store_timeout
         self._near_revision = ""
+        self._revisions = ("", cache.rules, "")
         self._cooling: LRUCache[bytes, bool] = LRUCache(HOT_KEYS)
         self._lives: LRUCache[bytes, int] = LRUCache(HOT_KEYS)
 
@@ -130,7 +131,13 @@ class Decisions:
 
     def _revision_with(self, policies: str) -> str:
         rules = self.cache.rules
-        return policies if rules.path is None else f"{policies}+{rules.revision}"
+        if rules.path is None:
+            return policies
+        # The same text each time, so that who compares it need not read it.
+        known = self._revisions
+        if known[0] != policies or known[1] is not rules:
+            self._revisions = known = (policies, rules, f"{policies}+{rules.revision}")
+        return known[2]
 
     def plan(self, consistency: Consistency | None, freshness: str | None) -> Plan:
         """Work out what an answer has to satisfy; no I/O.
@@ -181,12 +188,16 @@ class Decisions:
         near = self.near
         if near is not None and freshness is None and consistency in FAST_ENOUGH:
             now = near.now()
-            self._follow_revision(near)
+            revision = self.revision
+            if revision is not self._near_revision:
+                self._follow_revision(near)
             entry = near.get_coherent(question.digest, now)
             if entry is not None:
-                if self.hot is not None:
-                    self.hot.note(question, self.cache.rules)
-                return self._near_outcome(entry, now)
+                hot = self.hot
+                if hot is not None:
+                    hot.note(question, self.cache.rules)
+                left = int(entry.ends - now) or 1
+                return Outcome(entry.allow, entry.reason, "near", left, revision)
         plan = self.plan(consistency, freshness)
         glance = self.glance(question, use_entry=False)
         found = await self.cache.get(question, self.revision, deadline=deadline)

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from sark.errors import StoreError
-from sark.policy.decision import decode_entry, is_compressed, version_of
+from sark.policy.decision import FORMAT_VERSION, decode_entry, is_compressed, version_of
 from sark.policy.decisions import Decisions
 from sark.policy.freshness import generation_time
 from sark.policy.generations import stamp_of
@@ -234,7 +234,8 @@ def judge_value(cached: tuple[bytes | None, int] | None, expected: str | None) -
     }
     entry = decode_entry(value)
     if entry is None:
-        return CachedValue("corrupt" if version_of(value) is None else "other_version", **seen)
+        foreign = version_of(value) not in {None, FORMAT_VERSION}
+        return CachedValue("other_version" if foreign else "corrupt", **seen)
     return CachedValue(
         "valid" if entry.stamp == expected else "stale",
         allow=entry.allow,

@@ -105,13 +105,7 @@ class NearCache:
         if entry is None:
             self._misses += 1
             return None
-        changed = self._changed
-        if (
-            entry.all_epoch == self._all
-            and entry.expires > now
-            and changed.get(entry.policy_key, 0) == entry.policy_epoch
-            and changed.get(entry.user_key, 0) == entry.user_epoch
-        ):
+        if self._holds(entry, now):
             self._hits += 1
             return entry
         self._misses += 1
@@ -125,11 +119,12 @@ class NearCache:
         return entry, entry is not None and self._holds(entry, now)
 
     def _holds(self, entry: NearEntry, now: float) -> bool:
+        if entry.all_epoch != self._all or entry.expires <= now:
+            return False
         changed = self._changed
-        return (
-            entry.all_epoch == self._all
-            and entry.expires > now
-            and changed.get(entry.policy_key, 0) == entry.policy_epoch
+        # Emptied together with the cache, so an entry from before does not get here.
+        return not changed or (
+            changed.get(entry.policy_key, 0) == entry.policy_epoch
             and changed.get(entry.user_key, 0) == entry.user_epoch
         )
 
