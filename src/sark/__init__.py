@@ -10,10 +10,21 @@ The library's front door::
         )
 """
 
+from sark.batch import BatchQuestion, BatchRequest
 from sark.gateway import Answer, Gateway, Request
 from sark.runtime import Runtime, open_runtime
 from sark.settings import Settings, load
 
-__all__ = ["Answer", "Gateway", "Request", "Runtime", "Settings", "load", "open_runtime"]
+__all__ = [
+    "Answer",
+    "BatchQuestion",
+    "BatchRequest",
+    "Gateway",
+    "Request",
+    "Runtime",
+    "Settings",
+    "load",
+    "open_runtime",
+]
 
 __version__ = "0.1.0"

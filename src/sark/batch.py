@@ -111,7 +111,7 @@ async def authorize_many(gateway: Gateway, batch: BatchRequest) -> list[Answer]:
         for request, question, outcome in zip(requests, questions, outcomes, strict=True)
     ]
     await gateway.queue.append_many(events, deadline=deadline)
-    ttls = [await ttl_of(outcome) for outcome in outcomes]
+    ttls = [await ttl_of(outcome, deadline) for outcome in outcomes]
     seconds = (perf_counter() - started) / len(questions)
     hub = gateway.store.hub
     for question, glance, each, outcome in zip(questions, glances, found, outcomes, strict=True):

@@ -31,7 +31,7 @@ from sark.policy.question import MAX_ID_BYTES, check_context, check_size, check_
 from sark.ratelimit import Charge, Identity, LimitState, RateLimiter, canonical_ip
 from sark.ratelimit.limits import CHARGE_FRAGMENT
 from sark.siem import AuditEvent, EventQueue, Refusals, new_event_id, now
-from sark.store import Argument, Store, load_script
+from sark.store import Argument, Deadline, Store, load_script
 
 __all__ = [
     "Answer",
@@ -163,7 +163,7 @@ class Gateway:
         deadline += loop.time() - before
         event = event_of(request, question, outcome)
         await self.queue.append(event, deadline=deadline)
-        ttl = await ttl_of(outcome)
+        ttl = await ttl_of(outcome, deadline)
         seconds = perf_counter() - started
         self.store.hub.emit(Decided(question.policy, outcome.allow, outcome.source, seconds))
         return answer_of(question, outcome, event, ttl, charge)
@@ -293,9 +293,21 @@ def looked(outcome: Outcome, glance: Glance, found: Found) -> LookupResult:
     return found.result if glance.entry is None else "stale"
 
 
-async def ttl_of(outcome: Outcome) -> int:
-    """Seconds that a decision is kept; waits until a new one has been stored."""
-    return outcome.ttl if outcome.flight is None else await outcome.flight.ttl()
+async def ttl_of(outcome: Outcome, deadline: float) -> int:
+    """Tell how long a decision is kept, in seconds; waits until a new one has been stored.
+
+    One that is not stored by the deadline counts as not kept: the answer does not wait for it.
+    """
+    flight = outcome.flight
+    if flight is None:
+        return outcome.ttl
+    if not flight.stored.done():
+        try:
+            with Deadline(deadline):
+                return await flight.ttl()
+        except TimeoutError:
+            return 0
+    return flight.stored.result()
 
 
 def answer_of(
@@ -321,6 +333,7 @@ def event_of(request: Request, question: Question, outcome: Outcome) -> AuditEve
         allow=outcome.allow,
         reason=outcome.reason,
         cached=_cached(outcome),
+        revision=outcome.revision,
     )
 
 
@@ -336,6 +349,7 @@ def _event(
     reason: str,
     kind: Literal["decision", "refusal"] = "decision",
     cached: Cached = False,
+    revision: str = "",
 ) -> AuditEvent:
     return AuditEvent(
         id=new_event_id(),
@@ -349,6 +363,7 @@ def _event(
         allow=allow,
         reason=reason,
         cached=cached,
+        revision=revision,
         ip=request.ip,
         api_key_id=request.api_key_id,
     )

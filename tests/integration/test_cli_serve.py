@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,22 @@ async def test_it_serves_an_external_valkey(server: ValkeyServer, tmp_path: Path
         assert client.llen("siem:event_queue") == 1
 
 
+async def test_an_unreachable_valkey_is_told_and_waited_for(
+    private_server: Callable[..., ValkeyServer], tmp_path: Path
+) -> None:
+    valkey = private_server()
+    valkey.kill()
+    with SarkService(tmp_path, VALKEY_URL=valkey.url) as service:
+        headline = service.stdout.splitlines()[0]
+        place = f"valkey state: {valkey.host}:{valkey.port}: "
+        assert headline.startswith(f"SARK 0.1.0 runs, but is not ready: {place}")
+        assert " is ready;" not in service.stdout
+        assert valkey.password not in service.stdout + service.stderr
+        valkey.start()
+        await authorize(service)
+        assert service.stop() == 0
+
+
 async def test_ipv6_loopback(tmp_path: Path) -> None:
     with SarkService(tmp_path, SARK_HOST="::1") as service:
         assert service.url.startswith("http://[::1]:")
@@ -112,6 +129,19 @@ def test_a_taken_port_is_told(tmp_path: Path) -> None:
     assert line == (
         f"sark: cannot listen on 127.0.0.1:{port} (SARK_HOST, SARK_PORT): Address already in use"
     )
+
+
+def test_a_refused_password_is_told(server: ValkeyServer, tmp_path: Path) -> None:
+    place = f"{server.host}:{server.port}"
+    for credentials in ("", ":not-the-password@", "nobody:not-the-password@"):
+        line = refusal(
+            tmp_path,
+            VALKEY_URL=f"valkey://{credentials}{place}/0",
+            SARK_POLICY_DIR=CHECKOUT / "examples/policies",
+            SARK_KEY_DIR=tmp_path / "keys",
+        )
+        assert "(VALKEY_URL, VALKEY_PASSWORD): " + place in line
+        assert "not-the-password" not in line
 
 
 @pytest.mark.parametrize(

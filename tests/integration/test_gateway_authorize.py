@@ -98,6 +98,7 @@ async def test_an_answer_is_recorded_as_it_was_given(server: ValkeyServer) -> No
             "action": "server:read",
             "resource": "srv-1",
             "context": {"a": [None]},
+            "revision": "r1",
             "allow": False,
             "reason": 'no "é"\n',
             "ip": "::ffff:10.0.0.1",
@@ -460,7 +461,7 @@ async def test_split_servers_share_a_request(
         second = await gateway.authorize(ask())
         assert (first.cached, second.cached) == (False, "valkey")
         assert sorted((trip.role, trip.commands) for trip in trips) == [
-            ("cache", 2),
+            ("cache", 4),
             ("state", 1),
             ("state", 1),
         ]

@@ -179,7 +179,7 @@ async def test_looking_costs_one_round_trip_and_no_script(server: ValkeyServer) 
         counts.reset()
         assert (await look(cache, asked)).result == "hit"
         assert counts.round_trips == 1
-        assert counts.commands == {"mget": 1, "pttl": 1}
+        assert counts.commands == {"multi": 1, "mget": 1, "pttl": 1, "exec": 1}
 
 
 async def test_a_server_that_forgot_the_scripts_is_given_them_again(server: ValkeyServer) -> None:

@@ -23,7 +23,7 @@ from sark.events import (
     ScriptLoaded,
 )
 from sark.ops import logs
-from sark.ops.logs import Quiet, configure_logs, report_events
+from sark.ops.logs import REMEDIES, Quiet, configure_logs, report_events
 
 
 @pytest.fixture(autouse=True)
@@ -220,7 +220,12 @@ def test_quiet_lets_rare_reports_through(clock: Clock) -> None:
         (
             AuditRefused(3, "full"),
             "error",
-            {"event": "audit events refused", "events": 3, "reason": "full"},
+            {
+                "event": "audit events refused",
+                "events": 3,
+                "reason": "full",
+                "remedy": REMEDIES["full"],
+            },
         ),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Event) else "",

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated, Any, cast, get_args
 
 import msgspec
 import typer
 
 from sark.cli.arguments import parse_context, require_text
 from sark.cli.service_client import caller_of
+from sark.errors import ConfigurationError
 from sark.gateway import Request
+from sark.policy.decisions import Consistency
 from sark.runtime import open_runtime
 from sark.settings import Settings, load
 
@@ -30,6 +32,12 @@ def authorize(  # noqa: PLR0917 - the parameters are the command's arguments
     ip: Annotated[str | None, typer.Option(help="Address of the acting user.")] = None,
     api_key_id: Annotated[str | None, typer.Option(help="Id of the api key in use.")] = None,
     policy: Annotated[str | None, typer.Option(help="Which policy decides.")] = None,
+    consistency: Annotated[
+        str | None, typer.Option(help="fast, fresh or full; fresh goes with --freshness.")
+    ] = None,
+    freshness: Annotated[
+        str | None, typer.Option(help="What `sark cache invalidate` printed.")
+    ] = None,
 ) -> None:
     """Decide one request and print the answer; exit status 0 for allow, 3 for deny.
 
@@ -37,7 +45,11 @@ def authorize(  # noqa: PLR0917 - the parameters are the command's arguments
     request is decided in this process.
     """
     named = {"USER": user, "ACTION": action, "RESOURCE": resource, "--ip": ip}
-    named |= {"--api-key-id": api_key_id, "--policy": policy}
+    named |= {"--api-key-id": api_key_id, "--policy": policy, "--freshness": freshness}
+    if consistency not in {None, *get_args(Consistency)}:
+        raise ConfigurationError(
+            f"--consistency: got {consistency!r}, expected fast, fresh or full"
+        )
     for name, text in named.items():
         require_text(name, text or "")
     request = Request(
@@ -48,6 +60,8 @@ def authorize(  # noqa: PLR0917 - the parameters are the command's arguments
         ip=ip,
         api_key_id=api_key_id,
         policy=policy,
+        consistency=cast("Consistency | None", consistency),
+        freshness=freshness,
     )
     answer = asyncio.run(_ask(load(), request))
     typer.echo(msgspec.json.format(msgspec.json.encode(answer), indent=2).decode())

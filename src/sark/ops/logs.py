@@ -34,6 +34,10 @@ from sark.settings import LogFormat, LogLevel
 __all__ = ["Quiet", "configure_logs", "report_events"]
 
 QUIET_SECONDS = 1.0
+REMEDIES = {
+    "full": "drain siem:event_queue, or raise SARK_SIEM_MAX_EVENTS or SARK_SIEM_MAX_BYTES",
+    "unavailable": "bring the state server back",
+}
 
 
 def configure_logs(level: LogLevel, log_format: LogFormat) -> None:
@@ -146,4 +150,9 @@ def report_events(hub: Hub) -> None:
         PolicyReloadFailed,
         lambda e: log.error("policies refused, the running ones stay", reason=e.reason),
     )
-    hub.on(AuditRefused, lambda e: audit("audit events refused", events=e.events, reason=e.reason))
+    hub.on(
+        AuditRefused,
+        lambda e: audit(
+            "audit events refused", events=e.events, reason=e.reason, remedy=REMEDIES[e.reason]
+        ),
+    )

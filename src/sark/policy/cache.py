@@ -145,9 +145,9 @@ class PolicyCache:
     ) -> Found:
         """Look a decision up: one round trip for a hit, to both roles of server at the same time.
 
-        A hit needs no script: ``MGET`` reads the tokens and the decision at one moment. The TTL is
-        read before them, so that it is never that of a later decision. Only when a token is missing
-        or about to expire is the script called, which costs a second round trip.
+        A hit needs no script: the tokens, the decision and its TTL are read in one transaction, so
+        that the TTL is this decision's and not that of one stored a moment before or after. Only
+        when a token or the decision is missing is the script called, in a second round trip.
 
         Args:
             question: What is asked.
@@ -170,8 +170,8 @@ class PolicyCache:
         self, question: Question, keys: list[str], revision: str, deadline: float | None
     ) -> Found:
         key = self.decision_key(question)
-        (ttl_ms, values), run_id = await self._store.state.exchange(
-            [("PTTL", key), ("MGET", *keys, key)], deadline=deadline, idempotent=True
+        (values, ttl_ms), run_id = await self._store.state.transaction(
+            [("MGET", *keys, key), ("PTTL", key)], deadline=deadline, idempotent=True
         )
         if None not in values and ttl_ms > 0:
             return judge([*values, ttl_ms], run_id, revision)
@@ -232,34 +232,34 @@ class PolicyCache:
         """Read a decision and its TTL from a ``cache`` server; None when that fails."""
         key = self.decision_key(question)
         try:
-            ttl, value = await self._store.cache.pipeline(
-                [("PTTL", key), ("GET", key)], deadline=deadline, idempotent=True
+            replies, _ = await self._store.cache.transaction(
+                [("GET", key), ("PTTL", key)], deadline=deadline, idempotent=True
             )
         except StoreError:
             # Reported as a round trip that failed; what the cache cannot tell is a miss.
             return None
-        return [value, ttl]
+        return replies
 
     async def read_many(
         self, questions: Sequence[Question], *, deadline: float | None = None
     ) -> tuple[list[Any], list[Any]] | None:
         """Read decisions and their TTLs from a ``cache`` server; None when that fails."""
         keys = [self.decision_key(question) for question in questions]
-        commands: list[tuple[str, ...]] = [*(("PTTL", key) for key in keys), ("MGET", *keys)]
+        commands: list[tuple[str, ...]] = [("MGET", *keys), *(("PTTL", key) for key in keys)]
         try:
-            replies, _ = await self._store.cache.exchange(
+            replies, _ = await self._store.cache.transaction(
                 commands, deadline=deadline, idempotent=True
             )
         except StoreError:
             return None
-        return replies[-1], replies[:-1]
+        return replies[0], replies[1:]
 
     @staticmethod
     def judge_split(
         tokens: Sequence[Any], cached: list[Any] | None, run_id: str, revision: str
     ) -> Found:
         """Judge a decision that came from another server than the tokens."""
-        if cached is None or any(isinstance(reply, StoreError) for reply in cached):
+        if cached is None:
             stamp = stamp_of(tokens, run_id, revision)
             return Found(tokens[:3], run_id, stamp, None, "unavailable")
         return judge([*tokens[:3], *cached], run_id, revision)

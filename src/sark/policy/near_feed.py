@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import get_args
 
 from sark.errors import StoreError
-from sark.events import Enforced, Hub, NearCacheChanged
+from sark.events import Enforced, GenerationChanged, Hub, NearCacheChanged
 from sark.policy.freshness import Scope, generation_time
 from sark.policy.near import NearCache, NearEntry
 from sark.store import ServerClock, Store
@@ -44,6 +44,9 @@ class NearFeed:
             interval=bound / HEARTBEATS_PER_BOUND,
         )
         self._clock_task: asyncio.Task[None] | None = None
+        self._keys = store.keys
+        # Who revokes in this process need not wait for the news to come back from the server.
+        store.hub.on(GenerationChanged, self._changed_here)
 
     @property
     def lag(self) -> float:
@@ -84,6 +87,15 @@ class NearFeed:
             # What was kept while the feed was silent is suspect, also when it speaks again.
             self.cache.empty()
         self._hub.emit(NearCacheChanged(serving))
+
+    def _changed_here(self, event: GenerationChanged) -> None:
+        match event.scope:
+            case "all":
+                self.cache.empty()
+            case "policy":
+                self.cache.changed([self._keys.policy_version(event.name).encode()])
+            case "user":
+                self.cache.changed([self._keys.policy_user_version(event.name).encode()])
 
     def _revoked(self, message: bytes) -> None:
         """Measure how long an invalidation took from the server to here."""

@@ -40,6 +40,7 @@ class AuditEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
         allow: The answer.
         reason: Why.
         cached: Where the decision came from, as in the answer.
+        revision: The policies that it was made under.
         ip: The caller's address, when named.
         api_key_id: The caller's api key, when named.
         v: Version of this format.
@@ -56,6 +57,7 @@ class AuditEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     allow: bool
     reason: str
     cached: bool | str = False
+    revision: str = ""
     ip: str | None = None
     api_key_id: str | None = None
     v: int = msgspec.field(default_factory=lambda: FORMAT_VERSION)

@@ -248,4 +248,7 @@ class EventQueue:
 
 def queue_full() -> QueueFullError:
     """Say that the queue is at its bound."""
-    return QueueFullError("the audit queue is full", retry_after=FULL_RETRY_AFTER_SECONDS)
+    return QueueFullError(
+        "the audit queue is full: drain it or raise SARK_SIEM_MAX_EVENTS or SARK_SIEM_MAX_BYTES",
+        retry_after=FULL_RETRY_AFTER_SECONDS,
+    )
