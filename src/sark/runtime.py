@@ -39,6 +39,7 @@ from sark.settings import Settings
 from sark.siem import EventQueue, QueueBounds
 from sark.store import Store, Topology
 from sark.store.embedded import EmbeddedServer
+from sark.store.embedded.watch import keep_running
 
 __all__ = ["Runtime", "generations_of", "open_runtime", "policy_directory"]
 
@@ -130,6 +131,8 @@ async def open_runtime(
         if topology is None:
             embedded = EmbeddedServer(settings.data_dir, ephemeral=ephemeral)
             await stack.enter_async_context(embedded)
+            # Ends before the server is stopped, so that it is not started again then.
+            await stack.enter_async_context(background(keep_running(embedded), "sark-embedded"))
             topology = Topology.single(embedded.url)
         store = await stack.enter_async_context(Store(topology, settings, hub))
         hot = HotRequests(store, every=settings.hot_sample, keep=settings.hot_requests)

@@ -10,7 +10,7 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated
 
 import typer
@@ -22,6 +22,7 @@ import sark
 from sark.errors import ConfigurationError
 from sark.events import Hub
 from sark.http import create_app
+from sark.keyspace import Role
 from sark.ops.logs import configure_logs, report_events
 from sark.ops.metrics import Metrics
 from sark.runtime import Runtime, open_runtime
@@ -31,6 +32,8 @@ from sark.store.datadir import DataDir
 __all__ = ["serve"]
 
 SHUTDOWN_SECONDS = 10
+# The first connection of a process takes longer than one request may.
+FIRST_CHECK_SECONDS = 1.0
 COLLECTOR_THRESHOLDS = (50_000, 50, 50)
 
 
@@ -65,6 +68,7 @@ async def _serve(settings: Settings, *, ephemeral: bool) -> None:
         report_events(hub)
         async with open_runtime(settings, hub=hub, ephemeral=ephemeral) as runtime:
             address = _http_address(settings, listener)
+            missing = await _missing_parts(runtime)
             if settings.warm_on_start:
                 runtime.warm_up.start()
             server = _Server(_config(runtime, metrics))
@@ -76,7 +80,7 @@ async def _serve(settings: Settings, *, ephemeral: bool) -> None:
                     admin_token=token.get_secret_value() if token else None,
                 )
             _reload_on_hangup(runtime, server)
-            server.when_started = lambda: _print_summary(runtime, address, generated_token)
+            server.when_started = lambda: _print_summary(runtime, address, generated_token, missing)
             _settle_collector()
             await server.serve(sockets=[listener])
 
@@ -181,7 +185,37 @@ class _Server(uvicorn.Server):
             self.when_started()
 
 
-def _print_summary(runtime: Runtime, address: str, generated_token: str | None) -> None:
+async def _missing_parts(runtime: Runtime) -> list[str]:
+    """Ask what requests depend on; returns what is wrong, a line for each part.
+
+    Raises:
+        ConfigurationError: A server refuses the password or the user.
+    """
+    budget = max(runtime.settings.request_budget_ms / 1000, FIRST_CHECK_SECONDS)
+    engine = runtime.gateway.decisions.evaluations.evaluator
+    servers, reason = await asyncio.gather(runtime.store.check(timeout=budget), engine.ready())
+    for health in servers:
+        if health.refused:
+            raise ConfigurationError(
+                "Valkey refuses the password or the user (VALKEY_URL, VALKEY_PASSWORD): "
+                + _one_line(health.reason)
+            )
+    # A cache server that is away costs evaluations, not answers.
+    parts = [
+        f"valkey {health.role}: {_one_line(health.reason)}"
+        for health in servers
+        if not health.ok and health.role == Role.STATE
+    ]
+    return parts if reason is None else [*parts, f"evaluator: {_one_line(reason)}"]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _print_summary(
+    runtime: Runtime, address: str, generated_token: str | None, missing: Sequence[str]
+) -> None:
     """Say what runs where; the generated admin token is shown here and nowhere else."""
     settings = runtime.settings
     limit = settings.limit_per_minute
@@ -201,7 +235,10 @@ def _print_summary(runtime: Runtime, address: str, generated_token: str | None) 
     elif settings.admin_token is None:
         rows["admin"] = "routes are closed: SARK_ADMIN_TOKEN is not set"
     rows["try"] = "sark authorize user-0001 server:read server/web-001"
-    typer.echo(f"SARK {sark.__version__} is ready; Ctrl-C stops it.")
+    if not missing:
+        typer.echo(f"SARK {sark.__version__} is ready; Ctrl-C stops it.")
+    for part in missing:
+        typer.echo(f"SARK {sark.__version__} runs, but is not ready: {part}")
     for label, text in rows.items():
         typer.echo(f"  {label:<12} {text}")
     sys.stdout.flush()

@@ -19,7 +19,7 @@ from sark.errors import (
     StoreUnavailableError,
 )
 
-__all__ = ["DRIVER_ERRORS", "translate"]
+__all__ = ["DRIVER_ERRORS", "is_refusal", "translate"]
 
 # What the driver raises, by the class that is looked for first. ``ResponseError`` and below are
 # answers of the server; the rest are failures of the connection or of the protocol.
@@ -43,6 +43,32 @@ _BEFORE_SENDING: dict[type[StoreError], Callable[[str], StoreError]] = {
     ConnectionLostError: StoreUnavailableError,
     StoreTimeoutError: StoreUnavailableError,
 }
+
+
+_REFUSALS = (
+    driver.AuthenticationError,
+    driver.AuthorizationError,
+    driver.AuthenticationWrongNumberOfArgsError,
+    driver.NoPermissionError,
+)
+# What an open guard repeats of the server's words.
+_REFUSING_WORDS = (
+    "invalid username-password",
+    "WRONGPASS",
+    "NOAUTH",
+    "Authentication required",
+    "NOPERM",
+    "has no permissions",
+    "without any password configured",
+)
+
+
+def is_refusal(error: StoreError) -> bool:
+    """Whether the server refuses the password or the user, which no waiting heals."""
+    if isinstance(error.__cause__, _REFUSALS):
+        return True
+    text = str(error)
+    return any(words in text for words in _REFUSING_WORDS)
 
 
 def translate(error: Exception, *, sent: bool, server: str) -> StoreError:

@@ -13,6 +13,7 @@ from sark.events import Hub
 from sark.keyspace import Keyspace, Role
 from sark.settings import Settings
 from sark.store.connection import connection_factory
+from sark.store.failures import is_refusal
 from sark.store.server import Server
 from sark.store.topology import Topology
 from sark.store.tracking import ChangeFeed
@@ -29,12 +30,14 @@ class StoreHealth:
         address: Where the server is, without credentials.
         ok: Whether it answered.
         reason: Why not.
+        refused: Whether it answers, but refuses the password or the user.
     """
 
     role: Role
     address: str
     ok: bool
     reason: str = ""
+    refused: bool = False
 
 
 class Store:
@@ -127,5 +130,7 @@ async def _health(server: Server, deadline: float) -> StoreHealth:
     try:
         await server.execute("PING", deadline=deadline, idempotent=True)
     except StoreError as error:
-        return StoreHealth(server.role, server.address, ok=False, reason=str(error))
+        return StoreHealth(
+            server.role, server.address, ok=False, reason=str(error), refused=is_refusal(error)
+        )
     return StoreHealth(server.role, server.address, ok=True)

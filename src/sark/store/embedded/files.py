@@ -56,6 +56,15 @@ class ServerFiles:
         temporary = None if _has_room_for_socket(home) else _temporary_directory()
         return cls(home, (temporary or home) / SOCKET_NAME, data_dir / LOG_NAME, temporary)
 
+    def make_again(self) -> None:
+        """Make what ``remove_temporary`` removed, at the same place.
+
+        Raises:
+            FileExistsError: Somebody has taken the place meanwhile.
+        """
+        if self.temporary is not None:
+            self.temporary.mkdir(mode=0o700)
+
     def remove_temporary(self) -> None:
         """Remove what was made outside the data directory."""
         if self.temporary is not None:

@@ -86,6 +86,11 @@ class ServerProcess:
         """Whether the watchdog, and so the server, has ended."""
         return self._shell.poll() is not None
 
+    @property
+    def status(self) -> int | None:
+        """How the watchdog, and so the server, ended; as a shell tells it. None: it has not."""
+        return self._shell.poll()
+
     def last_words(self) -> str:
         """Pick from the log the line that says why the server ended."""
         if self._closed:

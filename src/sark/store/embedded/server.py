@@ -78,6 +78,8 @@ class EmbeddedServer:
         self._files: ServerFiles | None = None
         self._process: ServerProcess | None = None
         self._pid: int | None = None
+        # Where a server was that has ended by itself, from then until it runs there again.
+        self._lost: ServerFiles | None = None
 
     @property
     def password(self) -> str:
@@ -115,9 +117,41 @@ class EmbeddedServer:
             await self.stop()
         if self._files is not None:
             raise RuntimeError("the embedded server was started already")
+        self._lost = None
+        await self._start(None)
+
+    async def restart(self) -> None:
+        """Start a server that has ended by itself again, at the same address.
+
+        An ephemeral one has forgotten its data. May be repeated after a failure.
+
+        Raises:
+            EmbeddedServerError: As in ``start``.
+            RuntimeError: It runs, or was never started.
+        """
+        if self.running:
+            raise RuntimeError("the embedded server runs")
+        lost = self._lost = self._lost or self._started_files
+        await self.stop()
+        await self._start(lost)
+        self._lost = None
+
+    def describe_end(self) -> str | None:
+        """Tell how a server ended by itself, and where its log is; None when it did not."""
+        process, files = self._process, self._files
+        if process is None or files is None or not process.ended:
+            return None
+        kept = f"{files.log}, kept as {files.log.name}.1 by a restart"
+        log = "gone with its temporary directory" if self._ephemeral else kept
+        return f"exit status {process.status}, log: {log}; last line: {process.last_words()}"
+
+    async def _start(self, lost: ServerFiles | None) -> None:
         binary = find_binary()
         try:
-            self._files = files = ServerFiles.create(self._data_dir, ephemeral=self._ephemeral)
+            if lost is not None:
+                lost.make_again()
+            files = lost or ServerFiles.create(self._data_dir, ephemeral=self._ephemeral)
+            self._files = files
             config = self._render(files)
             lock = await claim(files.lock)
             self._process = process = ServerProcess.spawn(binary, files, config, lock)
@@ -165,9 +199,10 @@ class EmbeddedServer:
 
     @property
     def _started_files(self) -> ServerFiles:
-        if self._files is None:
+        files = self._files or self._lost
+        if files is None:
             raise RuntimeError("the embedded server was not started")
-        return self._files
+        return files
 
     def _render(self, files: ServerFiles) -> bytes:
         """Write the configuration: defaults, then options, then what makes the server ours."""
