@@ -15,12 +15,13 @@ from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 
+from sark.batch import BatchRequest, authorize_many
 from sark.errors import ConfigurationError, SettingsError
 from sark.events import Hub
 from sark.gateway import Answer, Gateway, Request
 from sark.keyring import mac_key
 from sark.policy import PolicyCache, TtlTiers
-from sark.policy.decisions import Decisions
+from sark.policy.decisions import Decisions, Outcome
 from sark.policy.evaluation import Evaluations
 from sark.policy.evaluators import EmbeddedRego, Evaluator
 from sark.policy.evaluators.opa import OpaHttp
@@ -77,6 +78,25 @@ class Runtime:
     async def authorize(self, request: Request) -> Answer:
         """Decide a request; see ``Gateway.authorize``."""
         return await self.gateway.authorize(request)
+
+    async def authorize_many(self, batch: BatchRequest) -> list[Answer]:
+        """Decide up to a thousand requests of one user at once; see ``sark.batch``."""
+        return await authorize_many(self.gateway, batch)
+
+    async def decide(self, request: Request) -> Outcome:
+        """Decide a request without charging a limit or recording an event.
+
+        For callers who only want the policy's word: from the near cache it costs no round trip, and
+        may then be as old as the near cache's bound (``SARK_NEAR_CACHE_BOUND_MS``).
+
+        Raises:
+            InvalidRequestError: A field is unusable.
+            StoreError: Valkey did not answer.
+        """
+        question, _ = self.gateway.check(request)
+        return await self.gateway.decisions.decide(
+            question, consistency=request.consistency, freshness=request.freshness
+        )
 
     async def invalidate_policy(self, policy: str) -> str:
         """Revoke every cached decision of one policy.

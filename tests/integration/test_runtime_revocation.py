@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from sark import BatchQuestion, BatchRequest, Runtime
 from sark.errors import InvalidRequestError, StoreError, UnknownPolicyError
 from sark.gateway import Request
 from sark.runtime import open_runtime
 from sark.settings import Settings
 from sark.settings._urls import ServerUrl
+from tests.support.polling import until
 from tests.support.servers import ValkeyServer
 from tests.support.service import write_policies
 
@@ -48,3 +50,43 @@ async def test_each_scope_and_its_token(
         server.stop()
         with pytest.raises(StoreError):
             await sark.invalidate_all()
+
+
+async def test_who_revokes_is_never_answered_from_before(
+    private_server: Callable[[], ValkeyServer], tmp_path: Path
+) -> None:
+    settings = Settings(
+        valkey_url=ServerUrl(private_server().url),
+        policy_dir=write_policies(tmp_path / "policies"),
+        key_dir=tmp_path / "keys",
+    )
+
+    async def is_near(sark: Runtime) -> bool:
+        return (await sark.decide(REQUEST)).source == "near"
+
+    async with open_runtime(settings) as sark:
+        revocations: tuple[Callable[[], Awaitable[str]], ...] = (
+            lambda: sark.invalidate_user("ann"),
+            lambda: sark.invalidate_policy("authz"),
+            sark.invalidate_all,
+        )
+        for revoke in revocations * 20:
+            await until(lambda: is_near(sark), within=10, what="the decision is near")
+            await revoke()
+            assert (await sark.decide(REQUEST)).source == "evaluated"
+
+
+async def test_many_at_once_through_the_front_door(
+    private_server: Callable[[], ValkeyServer], tmp_path: Path
+) -> None:
+    settings = Settings(
+        valkey_url=ServerUrl(private_server().url),
+        policy_dir=write_policies(tmp_path / "policies"),
+        key_dir=tmp_path / "keys",
+    )
+    asked = BatchRequest(
+        user_id="ann", questions=[BatchQuestion(action="x:read", resource=r) for r in "abc"]
+    )
+    async with open_runtime(settings) as sark:
+        answers = await sark.authorize_many(asked)
+        assert len({answer.decision_id for answer in answers}) == 3

@@ -147,6 +147,21 @@ class Server:
             _value(reply, self.address)
         return replies, run_id
 
+    async def transaction(
+        self,
+        commands: Sequence[Command],
+        *,
+        deadline: float | None = None,
+        idempotent: bool = False,
+    ) -> tuple[list[Any], str]:
+        """Send several commands that run at one moment (``MULTI``); else as ``exchange``."""
+        whole: list[Command | ScriptCall] = [("MULTI",), *commands, ("EXEC",)]
+        replies, run_id = await self._call(whole, deadline, idempotent=idempotent)
+        results: list[Any] = _value(replies[-1], self.address)
+        for result in results:
+            _value(result, self.address)
+        return results, run_id
+
     async def run(
         self,
         script: Script,
