@@ -13,16 +13,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
-from libvalkey import pack_command
 from valkey import exceptions as driver
 
 from sark.errors import (
     ConnectionLostError,
     PoolExhaustedError,
     ReplicationError,
-    StoreCommandError,
     StoreError,
     StoreTimeoutError,
     StoreUnavailableError,
@@ -31,41 +29,23 @@ from sark.events import CallResult, GuardChanged, Hub, RoundTrip, ScriptLoaded
 from sark.keyspace import Role
 from sark.store.connection import StoreConnection, connection_factory
 from sark.store.deadline import Deadline
+from sark.store.exchange import (
+    Argument,
+    Command,
+    Reply,
+    ScriptCall,
+    command_error,
+    talk,
+    value_of,
+)
 from sark.store.failures import translate
 from sark.store.guard import Guard
 from sark.store.pool import Attempt, ConnectionPool, PoolStats
 from sark.store.scripts import Script
 
-__all__ = ["Argument", "Reply", "ScriptCall", "Server"]
-
-Argument = str | bytes | int | float
-Command = tuple[Argument, ...]
+__all__ = ["Server"]
 
 PROBE_TIMEOUT_SECONDS = 1.0
-
-
-class ScriptCall(NamedTuple):
-    """A script with its keys and arguments, as one command of a pipeline."""
-
-    script: Script
-    keys: Sequence[str]
-    args: Sequence[Argument] = ()
-
-    def command(self) -> Command:
-        """Spell the call as ``EVALSHA``."""
-        return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args)
-
-
-class Reply(NamedTuple):
-    """What the server answered, and which run of it.
-
-    Attributes:
-        value: The reply, bytes undecoded.
-        run_id: The server process that answered; another one may have lost the last writes.
-    """
-
-    value: Any
-    run_id: str
 
 
 class Server:
@@ -125,7 +105,7 @@ class Server:
             StoreCommandError: The server answered with an error.
         """
         replies, _ = await self._call([command], deadline, idempotent=idempotent)
-        return _value(replies[0], self.address)
+        return value_of(replies[0], self.address)
 
     async def exchange(
         self,
@@ -144,7 +124,7 @@ class Server:
         """
         replies, run_id = await self._call(commands, deadline, idempotent=idempotent)
         for reply in replies:
-            _value(reply, self.address)
+            value_of(reply, self.address)
         return replies, run_id
 
     async def transaction(
@@ -157,9 +137,9 @@ class Server:
         """Send several commands that run at one moment (``MULTI``); else as ``exchange``."""
         whole: list[Command | ScriptCall] = [("MULTI",), *commands, ("EXEC",)]
         replies, run_id = await self._call(whole, deadline, idempotent=idempotent)
-        results: list[Any] = _value(replies[-1], self.address)
+        results: list[Any] = value_of(replies[-1], self.address)
         for result in results:
-            _value(result, self.address)
+            value_of(result, self.address)
         return results, run_id
 
     async def run(
@@ -174,7 +154,7 @@ class Server:
         """Run one script; arguments and errors as in ``execute``."""
         call = ScriptCall(script, keys, args)
         replies, run_id = await self._call([call], deadline, idempotent=idempotent)
-        return Reply(_value(replies[0], self.address), run_id)
+        return Reply(value_of(replies[0], self.address), run_id)
 
     async def run_replicated(
         self,
@@ -212,8 +192,8 @@ class Server:
         wait: Command = ("WAIT", replicas, wait_ms)
         commands: list[Command | ScriptCall] = [ScriptCall(script, keys, args), wait]
         replies, run_id = await self._call(commands, deadline, idempotent=idempotent)
-        value = _value(replies[0], self.address)
-        acknowledged: int = _value(replies[1], self.address)
+        value = value_of(replies[0], self.address)
+        acknowledged: int = value_of(replies[1], self.address)
         if acknowledged < replicas:
             raise ReplicationError(
                 f"{self.address}: {acknowledged} of {replicas} replicas acknowledged the write"
@@ -235,7 +215,7 @@ class Server:
         if not commands:
             return []
         replies, _ = await self._call(commands, deadline, idempotent=idempotent)
-        return [_error(r, self.address) if isinstance(r, Exception) else r for r in replies]
+        return [command_error(r, self.address) if isinstance(r, Exception) else r for r in replies]
 
     def pool_stats(self) -> PoolStats:
         """Count the pool's connections and waits."""
@@ -302,7 +282,7 @@ class Server:
         clean = False
         try:
             attempt.stage = "sent"
-            replies = await _talk(connection, commands)
+            replies = await talk(connection, commands)
             if any(type(reply) is driver.NoScriptError for reply in replies):
                 await self._load_and_repeat(connection, commands, replies)
             clean = True
@@ -325,7 +305,7 @@ class Server:
         }
         scripts = {call.script.sha: call.script for call in missing.values()}
         loads: list[Command] = [("SCRIPT", "LOAD", s.text) for s in scripts.values()]
-        again = await _talk(connection, [*loads, *missing.values()])
+        again = await talk(connection, [*loads, *missing.values()])
         loaded = dict(zip(scripts, again, strict=False))
         for (i, call), reply in zip(missing.items(), again[len(loads) :], strict=True):
             # A script that does not load says why; its call only said once more NOSCRIPT.
@@ -371,29 +351,6 @@ class Server:
                     self._hub.emit(GuardChanged(self.role, is_open=False, reason=""))
             finally:
                 await connection.disconnect(nowait=True)
-
-
-async def _talk(connection: StoreConnection, commands: Sequence[Command | ScriptCall]) -> list[Any]:
-    """Write all commands, then read as many replies; an error reply is returned, not raised."""
-    packed = [pack_command(c.command() if isinstance(c, ScriptCall) else c) for c in commands]
-    await connection.send_packed_command(packed, check_health=False)
-    replies: list[Any] = []
-    for _ in packed:
-        try:
-            replies.append(await connection.read_response())
-        except driver.ResponseError as error:
-            replies.append(error)
-    return replies
-
-
-def _error(error: Exception, address: str) -> StoreCommandError:
-    return StoreCommandError(f"{address}: {error}")
-
-
-def _value(reply: Any, address: str) -> Any:
-    if isinstance(reply, Exception):
-        raise _error(reply, address) from reply
-    return reply
 
 
 def _result_of(failure: StoreError) -> CallResult:
