@@ -280,6 +280,7 @@ with DataDir(pathlib.Path(sys.argv[1])) as data:
             assert not (tmp_path / "run.json").exists()
 
 
+@pytest.mark.heavy
 async def test_services_that_start_and_die_at_once_leave_no_process(tmp_path: Path) -> None:
     """A parent that dies at any moment of the start takes everything with it."""
     program = SERVICE + "asyncio.run(serve_for_ever())"
