@@ -67,6 +67,7 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.heavy
 @pytest.mark.timeout(100)
 def test_a_quick_run_reports_every_case(tmp_path: Path) -> None:
     output = tmp_path / "results.json"
