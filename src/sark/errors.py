@@ -16,6 +16,13 @@
     │   ├── ConnectionLostError     the connection broke after sending; likewise unknown
     │   ├── ReplicationError        written, but fewer replicas than required have it
     │   └── StoreCommandError       the server answered with an error
+    ├── SessionError                a session or token is not accepted
+    │   ├── TokenError              the token itself: form, signature, claims, time
+    │   ├── SessionEndedError       revoked, expired, idle for too long, or never there
+    │   ├── BindingError            used from another network or user agent than it is bound to
+    │   ├── RefreshReuseError       a refresh token came a second time; its session is revoked
+    │   ├── UserMismatchError       the request names another user than its token
+    │   └── SessionCapError         the user has as many sessions as are allowed
     ├── EvaluationError             the policy engine failed; never cached, always a denial
     ├── LimitExceededError          a rate limit refused the request
     └── AuditError                  an answer's audit event was not accepted
@@ -28,6 +35,7 @@ from __future__ import annotations
 
 __all__ = [
     "AuditError",
+    "BindingError",
     "ConfigurationError",
     "ConnectionLostError",
     "EmbeddedServerError",
@@ -37,14 +45,20 @@ __all__ = [
     "PolicyError",
     "PoolExhaustedError",
     "QueueFullError",
+    "RefreshReuseError",
     "ReplicationError",
     "SarkError",
+    "SessionCapError",
+    "SessionEndedError",
+    "SessionError",
     "SettingsError",
     "StoreCommandError",
     "StoreError",
     "StoreTimeoutError",
     "StoreUnavailableError",
+    "TokenError",
     "UnknownPolicyError",
+    "UserMismatchError",
 ]
 
 
@@ -120,6 +134,46 @@ class StoreCommandError(StoreError):
 
 class ReplicationError(StoreError):
     """The primary has the write, but too few replicas acknowledged it: a failover may lose it."""
+
+
+class SessionError(SarkError):
+    """A session or token is not accepted.
+
+    Attributes:
+        code: The kind of reason, such as ``expired``: a label for metrics and audit events.
+        reason: Why, for people; never the token or a part of it.
+        decision_id: Id of the audit event, once the refusal has been recorded.
+    """
+
+    def __init__(self, code: str, reason: str, *, decision_id: str = "") -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+        self.decision_id = decision_id
+
+
+class TokenError(SessionError):
+    """The token cannot be accepted, whatever the session: its form, signature, claims or time."""
+
+
+class SessionEndedError(SessionError):
+    """The session was revoked, has expired, was idle for too long, or never existed."""
+
+
+class BindingError(SessionError):
+    """The session is used from another network or user agent than it is bound to."""
+
+
+class RefreshReuseError(SessionError):
+    """A refresh token was used again after its successor was: the session is revoked (RFC 9700)."""
+
+
+class UserMismatchError(SessionError):
+    """The request names another user than its token."""
+
+
+class SessionCapError(SessionError):
+    """The user has as many sessions as are allowed, and a new one ends none of them."""
 
 
 class EvaluationError(SarkError):
