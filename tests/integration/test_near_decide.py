@@ -93,7 +93,7 @@ async def test_a_revocation_spares_others(server: ValkeyServer) -> None:
         await warm(decisions, alice, bob)
         await generations(elsewhere).invalidate_user("alice")
         await until(
-            lambda: near_of(decisions).cache.get(alice.digest, 0.0) is None,
+            lambda: near_of(decisions).cache.get(alice.key, 0.0) is None,
             within=5,
             what="it is heard",
         )
@@ -115,7 +115,7 @@ async def test_a_lost_generation_ends_its_near_decisions(server: ValkeyServer, l
                     client.flushall()
         near = near_of(decisions)
         await until(
-            lambda: near.cache.get(asked.digest, near.now()) is None,
+            lambda: near.cache.get(asked.key, near.now()) is None,
             within=5,
             what="the near decision is gone",
         )
@@ -380,7 +380,7 @@ async def test_a_read_under_way_leaves_no_old_value_behind(server: ValkeyServer,
             await asyncio.gather(*map(cross, users[start : start + 50]))
         await settle(decisions)
         near = near_of(decisions)
-        kept = [near.get_coherent(question(user).digest, near.now()) for user in users]
+        kept = [near.get_coherent(question(user).key, near.now()) for user in users]
         assert [entry.reason for entry in kept if entry is not None].count("old") == 0
         assert "old" in late, "some reads were answered before the revocation"
         reads.delay(0)

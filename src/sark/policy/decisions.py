@@ -191,7 +191,7 @@ class Decisions:
             revision = self.revision
             if revision is not self._near_revision:
                 self._follow_revision(near)
-            entry = near.get_coherent(question.digest, now)
+            entry = near.get_coherent(question.key, now)
             if entry is not None:
                 hot = self.hot
                 if hot is not None:
@@ -223,7 +223,7 @@ class Decisions:
         now = near.now()
         # Here too, so that every entry was made under the revision that was followed last.
         self._follow_revision(near)
-        entry = near.get(question.digest, now) if use_entry else None
+        entry = near.get(question.key, now) if use_entry else None
         _, policy_key, user_key = self.cache.generation_keys(question)
         return Glance(entry, near.cache.epochs(policy_key, user_key), now)
 
@@ -338,7 +338,7 @@ class Decisions:
             policy_key=policy_key,
             user_key=user_key,
         )
-        near.cache.put(question.digest, entry)
+        near.cache.put(question.key, entry)
 
     def _refresh_ahead(
         self, question: Question, glance: Glance, found: Found, seconds_left: float
@@ -351,23 +351,23 @@ class Decisions:
             self.hot.note(question, self.cache.rules)
         if seconds_left > self._life(question) * REFRESH_SHARE:
             return
-        if self._cooling.get(question.digest, False):
-            self._cooling.pop(question.digest, None)
+        if self._cooling.get(question.key, False):
+            self._cooling.pop(question.key, None)
             self._start(question, FAST, glance, found, may_store=True)
         else:
-            self._cooling.insert(question.digest, True)
+            self._cooling.insert(question.key, True)
 
     def _life(self, question: Question) -> int:
         """How long the decision is kept as a rule, in seconds."""
         life = self.cache.rules.ttl(question.action, self.cache.tiers)
-        return self._lives.get(question.digest, life)
+        return self._lives.get(question.key, life)
 
     def _note_life(self, question: Question, decision: Decision) -> None:
         """Remember a life that the policy chose, or it would always seem to be about to end."""
         if decision.ttl is None:
-            self._lives.pop(question.digest, None)
+            self._lives.pop(question.key, None)
         else:
-            self._lives.insert(question.digest, self.cache.ttl_of(question, decision))
+            self._lives.insert(question.key, self.cache.ttl_of(question, decision))
 
     def _near_outcome(self, entry: NearEntry, now: float) -> Outcome:
         ttl = max(1, int(entry.ends - now))

@@ -102,7 +102,7 @@ class Evaluations:
             stamp: What the caller read from the server.
             store: Keeps the decision; called once per evaluation.
         """
-        key = (question.digest, stamp)
+        key = (question.key, stamp)
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = self.start(question, store)

@@ -308,7 +308,7 @@ def _look_near(decisions: Decisions, question: Question, expected: str | None) -
     near = decisions.near
     if near is None:
         return NearSeen("off", serving=False)
-    entry, valid = near.cache.peek(question.digest, near.now())
+    entry, valid = near.cache.peek(question.key, near.now())
     if entry is None:
         state: NearState = "absent"
     elif not valid:

@@ -94,14 +94,14 @@ class NearCache:
         self._steps = 0
         self._hits = self._misses = self._stale = self._emptied = 0
 
-    def get(self, digest: bytes, now: float) -> NearEntry | None:
+    def get(self, key: bytes, now: float) -> NearEntry | None:
         """Find a valid decision; the caller sees to the bound.
 
         Args:
-            digest: Of the question.
+            key: Of the question.
             now: On the event loop's clock, in seconds.
         """
-        entry: NearEntry | None = self._entries.get(digest, None)
+        entry: NearEntry | None = self._entries.get(key, None)
         if entry is None:
             self._misses += 1
             return None
@@ -110,12 +110,12 @@ class NearCache:
             return entry
         self._misses += 1
         self._stale += 1
-        self._entries.pop(digest, None)
+        self._entries.pop(key, None)
         return None
 
-    def peek(self, digest: bytes, now: float) -> tuple[NearEntry | None, bool]:
+    def peek(self, key: bytes, now: float) -> tuple[NearEntry | None, bool]:
         """Look without trace: what is held, and whether ``get`` would return it."""
-        entry: NearEntry | None = self._entries.peek(digest, None)
+        entry: NearEntry | None = self._entries.peek(key, None)
         return entry, entry is not None and self._holds(entry, now)
 
     def _holds(self, entry: NearEntry, now: float) -> bool:
@@ -133,20 +133,20 @@ class NearCache:
         changed = self._changed
         return self._all, changed.get(policy_key, 0), changed.get(user_key, 0)
 
-    def put(self, digest: bytes, entry: NearEntry) -> None:
+    def put(self, key: bytes, entry: NearEntry) -> None:
         """Keep a decision, unless it is outdated already or larger than the whole cache."""
         if entry.all_epoch != self._all:
             return
-        self._entries.pop(digest, None)
-        if _size_of(digest, entry) > self._max_bytes:
+        self._entries.pop(key, None)
+        if _size_of(key, entry) > self._max_bytes:
             return
         while len(self._entries) >= self._max_entries:
             self._entries.popitem()
-        self._entries.insert(digest, entry)
+        self._entries.insert(key, entry)
 
-    def drop(self, digest: bytes) -> None:
+    def drop(self, key: bytes) -> None:
         """Forget one decision."""
-        self._entries.pop(digest, None)
+        self._entries.pop(key, None)
 
     def changed(self, keys: Sequence[bytes] | None) -> None:
         """Take note of changed generations; None: anything may have changed."""
@@ -180,5 +180,5 @@ class NearCache:
         )
 
 
-def _size_of(digest: bytes, entry: NearEntry) -> int:
-    return ENTRY_OVERHEAD_BYTES + len(digest) + getsizeof(entry.reason) + len(entry.user_key)
+def _size_of(key: bytes, entry: NearEntry) -> int:
+    return ENTRY_OVERHEAD_BYTES + len(key) + getsizeof(entry.reason) + len(entry.user_key)

@@ -70,16 +70,16 @@ class NearFeed:
             await asyncio.gather(self._clock_task, return_exceptions=True)
         await self._feed.close()
 
-    def get(self, digest: bytes, now: float) -> NearEntry | None:
+    def get(self, key: bytes, now: float) -> NearEntry | None:
         """Find a decision whose stamp will be compared with the server's tokens."""
-        return self.cache.get(digest, now)
+        return self.cache.get(key, now)
 
-    def get_coherent(self, digest: bytes, now: float) -> NearEntry | None:
+    def get_coherent(self, key: bytes, now: float) -> NearEntry | None:
         """Find a decision that is valid as of no longer than the bound ago."""
         within = now - self._feed.coherent_at <= self.bound
         if within is not self._serving:
             self._switch(within)
-        return self.cache.get(digest, now) if within else None
+        return self.cache.get(key, now) if within else None
 
     def _switch(self, serving: bool) -> None:
         self._serving = serving

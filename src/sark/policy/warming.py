@@ -150,7 +150,7 @@ class _Warming:
         report = self.report
         cacheable = self._decisions.cache.rules.cacheable
         asked = [i for i in batch if isinstance(i, Question) and cacheable(i.policy)]
-        usable = {question.digest: question for question in asked}
+        usable = {question.key: question for question in asked}
         report.asked += len(batch)
         report.skipped += len(batch) - len(asked)
         report.cached += len(asked) - len(usable)
