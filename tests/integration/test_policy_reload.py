@@ -137,6 +137,18 @@ async def test_all_or_nothing(service: SarkService, broken: str) -> None:
         assert await ask(http) == (True, "first", "valkey")
         async with http.get("/metrics") as response:
             assert 'sark_policy_reloads_total{result="failed"} 1.0' in await response.text()
+        assert re.search(rf"{broken}:\d+", await refused_reload(http, service))
+        (service.policy_dir / "authz.rego").write_text(DENYING)
+        (service.directory / "policy.toml").write_text("[sensitivity]\n")
+        await reload(http, service)
+        assert await refused_reload(http, service) == ""
+
+
+async def refused_reload(http: aiohttp.ClientSession, service: SarkService) -> str:
+    async with http.get("/v1/status", headers=service.admin) as response:
+        assert response.status == 200
+        refused: str = (await response.json())["reload_refused"]
+    return refused
 
 
 # By themselves

@@ -46,6 +46,7 @@ class Status(msgspec.Struct, frozen=True):
         pid: Of this process.
         policies: Names that are served.
         revision: Of the policies in force.
+        reload_refused: Why the last reload was refused; empty when it was not.
         servers: The Valkey servers.
         queue: The audit queue's account; None when it cannot be read.
         readiness: What ``/health/ready`` says.
@@ -55,6 +56,7 @@ class Status(msgspec.Struct, frozen=True):
     pid: int
     policies: tuple[str, ...]
     revision: str
+    reload_refused: str
     servers: tuple[ServerStatus, ...]
     queue: QueueStatus | None
     readiness: Readiness
@@ -68,6 +70,7 @@ async def collect_status(runtime: Runtime) -> Status:
         pid=os.getpid(),
         policies=runtime.gateway.policies,
         revision=runtime.gateway.decisions.revision,
+        reload_refused=runtime.policies.refused,
         servers=tuple(
             ServerStatus(
                 role="state and cache" if runtime.store.shared else server.role,

@@ -56,6 +56,7 @@ class PolicyReloader:
 
     Attributes:
         earlier: The last revisions that were in force before.
+        refused: Why the last reload was refused; empty when it was not.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class PolicyReloader:
         self._hub = hub
         self._lock = asyncio.Lock()
         self.earlier: deque[str] = deque(maxlen=REMEMBERED_REVISIONS)
+        self.refused = ""
 
     async def reload(self) -> Reloaded:
         """Read everything again, and put it in force if all of it is good.
@@ -88,8 +90,10 @@ class PolicyReloader:
             try:
                 rules = await self._load()
             except (ConfigurationError, EvaluationError) as error:
-                self._hub.emit(PolicyReloadFailed(str(error)))
+                self.refused = str(error)
+                self._hub.emit(PolicyReloadFailed(self.refused))
                 raise
+            self.refused = ""
             self._decisions.cache.rules = rules
             revision = self._decisions.revision
         if revision != before:
