@@ -4,6 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PEERS  := .venv-bench
+# Test files run side by side, each on servers of its own.
+JOBS   ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-heavy lint format bench faults lock clean
@@ -19,7 +21,7 @@ run: $(READY) ## serve authorizations on an embedded Valkey and Rego engine
 	@exec $(BIN)/sark serve
 
 test: $(READY) ## unit, integration and fault tests on real servers (at most 5 minutes)
-	$(BIN)/python -m pytest -m "not heavy"
+	$(BIN)/python -m pytest -m "not heavy" -n $(JOBS) --dist loadfile
 
 test-heavy: $(READY) ## tests that take long or need system packages
 	$(BIN)/python -m pytest -m heavy

@@ -19,10 +19,14 @@ from sark.errors import (
     LimitExceededError,
     QueueFullError,
     SarkError,
+    SessionCapError,
+    SessionEndedError,
     StoreCommandError,
     StoreTimeoutError,
     StoreUnavailableError,
+    TokenError,
     UnknownPolicyError,
+    UserMismatchError,
 )
 from sark.http import problems
 from sark.ratelimit import LimitState
@@ -64,6 +68,10 @@ async def get(app: FastAPI, path: str = "/") -> tuple[int, dict[str, str], dict[
     ("error", "status", "kind"),
     [
         (InvalidRequestError("context.a", "why"), 422, "invalid-request"),
+        (TokenError("expired", "it has expired"), 401, "unauthenticated"),
+        (SessionEndedError("revoked", "it was revoked"), 401, "unauthenticated"),
+        (UserMismatchError("user", "another user's"), 403, "forbidden"),
+        (SessionCapError("cap", "5 sessions, expected fewer"), 409, "session-cap"),
         (UnknownPolicyError("policy", "why"), 422, "invalid-request"),
         (StoreUnavailableError(f"{SECRET_PLACE} is down"), 503, "store-unavailable"),
         (StoreTimeoutError(f"{SECRET_PLACE}: no answer"), 503, "store-unavailable"),
@@ -106,6 +114,16 @@ async def test_a_refused_limit_carries_the_windows() -> None:
     assert problem["limits"] == [{"kind": "ip", "limit": 5, "remaining": 0, "reset": 42}]
 
 
+async def test_a_refused_token_is_answered_with_a_challenge() -> None:
+    error = TokenError("issuer", 'got "x"\n\\ü, expected another')
+    status, headers, problem = await get(app_that_raises(error))
+    assert (status, problem["code"]) == (401, "issuer")
+    assert headers["www-authenticate"] == (
+        'Bearer realm="sark", error="invalid_token", '
+        "error_description=\"got 'x', expected another\""
+    )
+
+
 def test_every_error_of_ours_was_thought_of() -> None:
     """A new error must not become a 500 unnoticed."""
     ours = {getattr(errors, name) for name in errors.__all__}
@@ -113,7 +131,7 @@ def test_every_error_of_ours_was_thought_of() -> None:
     for error in ours - bugs:
         made = error.__new__(error)
         made.__dict__.update(
-            field="", reason="", retry_after=1, limits=(), kind="user", decision_id=""
+            field="", reason="", retry_after=1, limits=(), kind="user", decision_id="", code=""
         )
         assert problems.problem_of(made).status != 500, error
     for error in bugs:

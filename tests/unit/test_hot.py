@@ -182,7 +182,7 @@ class TestRecall:
             PolicyRule(Only([("a", "b")]), ip=True),
             PolicyRule(Only([("a", "d")]), api_key_id=True),
         ],
-        ids=str,
+        ids=["without", "only", "only-another"],
     )
     @pytest.mark.parametrize("ip", [None, "192.0.2.1"])
     def test_the_same_policy_file_cuts_nothing_more(self, rule: PolicyRule, ip: str | None) -> None:

@@ -176,7 +176,7 @@ def test_no_context_is_an_empty_one() -> None:
         ({"a": (1, 2)}, "context.a"),
         ({"a": b"bytes"}, "context.a"),
         ({"a": Decimal(1)}, "context.a"),
-        ({"a": [{"b": object()}]}, "context.a[0].b"),
+        ({"a": [{"b": object}]}, "context.a[0].b"),
         ({1: "a"}, "context"),
         ({"a": {None: 1}}, "context.a"),
         ({"a": {True: 1}}, "context.a"),

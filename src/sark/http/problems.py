@@ -20,7 +20,10 @@ from sark.errors import (
     LimitExceededError,
     QueueFullError,
     SarkError,
+    SessionCapError,
+    SessionError,
     StoreError,
+    UserMismatchError,
 )
 from sark.ops.logs import Quiet
 from sark.ratelimit import LimitState
@@ -58,6 +61,7 @@ class Problem(msgspec.Struct, omit_defaults=True):
         limit: Which identity's limit refused: ``user``, ``ip`` or ``apikey``.
         limits: Each identity's window.
         decision_id: Id of the audit event of a refusal.
+        code: Why a session or token was not accepted, such as ``expired``.
     """
 
     type: str
@@ -69,6 +73,7 @@ class Problem(msgspec.Struct, omit_defaults=True):
     limit: str = ""
     limits: tuple[LimitState, ...] = ()
     decision_id: str = ""
+    code: str = ""
 
 
 class HttpError(Exception):
@@ -119,6 +124,8 @@ def problem_of(error: SarkError) -> Problem:
                 limits=limits,
                 decision_id=error.decision_id,
             )
+        case SessionError():
+            return _refused_session(error)
         case AuditError() | StoreError():
             return _unavailable(error)
         case _:
@@ -158,7 +165,7 @@ def install(app: FastAPI) -> None:
         problem = problem_of(error)
         if problem.status >= 500:  # noqa: PLR2004 - the boundary of server errors
             failed("request failed", problem=problem.type, reason=str(error))
-        return problem_response(problem)
+        return problem_response(problem, challenge_of(problem))
 
     @app.exception_handler(HttpError)
     async def on_http_error(_: Request, error: HttpError) -> Response:
@@ -185,6 +192,35 @@ def install(app: FastAPI) -> None:
     async def on_bug(_: Request, __: Exception) -> Response:
         # Starlette raises the error again for the server, which logs it with its traceback.
         return problem_response(Problem("urn:sark:problem:internal", "Internal error", 500))
+
+
+def challenge_of(problem: Problem) -> dict[str, str]:
+    """Tell a client whose token was not accepted what to bring (RFC 6750, section 3)."""
+    if problem.status != 401:  # noqa: PLR2004 - Unauthorized
+        return {}
+    # The description is our own text about a kind of failure: printable ASCII without quotes.
+    description = "".join(c for c in problem.detail if c.isascii() and c.isprintable())
+    description = description.replace("\\", "").replace('"', "'")
+    challenge = f'Bearer realm="sark", error="invalid_token", error_description="{description}"'
+    return {"WWW-Authenticate": challenge}
+
+
+def _refused_session(error: SessionError) -> Problem:
+    match error:
+        case UserMismatchError():
+            kind, title, status = "forbidden", "Forbidden", 403
+        case SessionCapError():
+            kind, title, status = "session-cap", "Too many sessions", 409
+        case _:
+            kind, title, status = "unauthenticated", "Unauthenticated", 401
+    return Problem(
+        f"urn:sark:problem:{kind}",
+        title,
+        status,
+        error.reason,
+        decision_id=error.decision_id,
+        code=error.code,
+    )
 
 
 def _unavailable(error: AuditError | StoreError) -> Problem:
