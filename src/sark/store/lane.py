@@ -30,6 +30,8 @@ from sark.store.connection import SERVER_CLOSED, StoreConnection
 __all__ = ["MAX_IN_FLIGHT", "Call", "Keeper", "Lane"]
 
 MAX_IN_FLIGHT = 512
+# What may be gathered in one turn of the event loop; the transport bounds what it holds itself.
+MAX_GATHERED_BYTES = 262_144
 # Shorter silences are no reason to give a connection up: calls with little time left are common,
 # and so are scripts that keep the server busy for some milliseconds.
 SILENCE_SECONDS = 0.1
@@ -111,6 +113,7 @@ class Lane(asyncio.Protocol):
         self._pending: deque[Call] = deque()
         self._partial: list[Any] = []
         self._outgoing: list[bytes] = []
+        self._gathered = 0
         self._alarm = Alarm(self._expire)
         self._paused = self._retired = self._closed = False
         self.ended: asyncio.Future[None] = self._loop.create_future()
@@ -121,7 +124,11 @@ class Lane(asyncio.Protocol):
     @property
     def full(self) -> bool:
         """Whether calls have to wait: too many are unanswered, or too much is still to be sent."""
-        return self._paused or len(self._pending) >= MAX_IN_FLIGHT
+        return (
+            self._paused
+            or len(self._pending) >= MAX_IN_FLIGHT
+            or self._gathered >= MAX_GATHERED_BYTES
+        )
 
     @property
     def busy(self) -> bool:
@@ -146,11 +153,11 @@ class Lane(asyncio.Protocol):
             return
         if call.deadline < self._alarm.when:
             self._alarm.by(call.deadline)
-        if self._outgoing:
+        if self._pending:
+            if not self._outgoing:
+                self._loop.call_soon(self._flush)
             self._outgoing.append(call.packed)
-        elif self._pending:
-            self._outgoing.append(call.packed)
-            self._loop.call_soon(self._flush)
+            self._gathered += len(call.packed)
         else:
             # A lone caller shall not wait for the next turn.
             self._transport.write(call.packed)
@@ -231,9 +238,13 @@ class Lane(asyncio.Protocol):
             raise driver.InvalidResponse("a reply began that nobody had asked for")
 
     def _flush(self) -> None:
-        if self._outgoing:
-            self._transport.write(b"".join(self._outgoing))
-            self._outgoing.clear()
+        if self._closed:
+            return
+        self._transport.write(b"".join(self._outgoing))
+        self._outgoing.clear()
+        self._gathered = 0
+        if self._line:
+            self._keeper.room()
 
     def _expire(self) -> None:
         """End the calls whose time is up, and judge the connection by them."""
