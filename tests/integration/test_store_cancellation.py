@@ -31,6 +31,7 @@ DELAY_SECONDS = 0.003
 SHORTEST_SECONDS = 0.0
 LONGEST_SECONDS = 0.15
 PATIENCE_SECONDS = 60.0
+REST_SECONDS = 0.02
 
 ECHO = Script("echo", "return ARGV[1]")
 
@@ -53,6 +54,9 @@ class Load:
     async def worker(self, number: int) -> None:
         for call in range(CALLS_PER_WORKER):
             await self.one_call(f"{number}-{call}")
+            if self.store.guard.is_open:
+                # Refusals cost nothing: without a rest they would be all that is left of the load.
+                await asyncio.sleep(REST_SECONDS)
             stats = self.store.pool_stats()
             self.most_connections = max(self.most_connections, stats.in_use + stats.idle)
 
