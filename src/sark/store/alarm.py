@@ -4,6 +4,9 @@ Nearly every call is answered long before its deadline, and a timer that is made
 each costs more than sending it. So whoever watches many deadlines has one timer, for the earliest;
 when it rings, they look which deadlines have passed and set it for the earliest that is left. The
 next deadline is usually later than what the timer is set for, and costs a comparison.
+
+After a stall of the process an event loop may run timers before it reads what has arrived
+meanwhile. An answer that is here counts, so the loop is given a turn to read it first.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ class Alarm:
 
     def __init__(self, ring: Callable[[], None]) -> None:
         self._ring = ring
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
         self.when = NEVER
 
     def by(self, when: float) -> None:
@@ -42,13 +45,21 @@ class Alarm:
         self.cancel()
         loop = asyncio.get_running_loop()
         self.when = when
-        self._timer = loop.call_at(max(when, loop.time() + SHORTEST_SECONDS), self._fire)
+        self._timer = loop.call_at(max(when, loop.time() + SHORTEST_SECONDS), self._expire)
 
     def cancel(self) -> None:
         """Don't ring."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer, self.when = None, NEVER
+
+    def _expire(self) -> None:
+        # Twice: uvloop runs the first before it looks for input, and the second after.
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_soon(self._look_once_more)
+
+    def _look_once_more(self) -> None:
+        self._timer = asyncio.get_running_loop().call_soon(self._fire)
 
     def _fire(self) -> None:
         self._timer, self.when = None, NEVER
