@@ -20,7 +20,7 @@ from sark.errors import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
-from sark.store import Script, Server
+from sark.store import Script, ScriptCall, Server
 from sark.store.lane import MAX_GATHERED_BYTES, SILENCE_SECONDS
 from tests.support.polling import until
 from tests.support.proxy import FaultProxy
@@ -251,6 +251,23 @@ class TestEndedEarly:
             assert await patient == b"patient"
             assert await other == b"other"
             await until(lambda: store.pool_stats().discarded == 1, within=5, what="it is closed")
+            assert store.pool_stats().connects == 2
+
+    async def test_so_do_those_whose_script_was_unknown_there(self, server: ValkeyServer) -> None:
+        async with behind_proxy(server) as (proxy, store):
+            proxy.blackhole()
+            patient = asyncio.create_task(store.run(ECHO, [], ["patient"], deadline=now() + 60))
+            mixed = asyncio.create_task(
+                store.pipeline(
+                    [("ECHO", "first"), ScriptCall(ECHO, [], ["second"])], deadline=now() + 60
+                )
+            )
+            with pytest.raises(StoreTimeoutError):
+                await store.execute("ECHO", "hurried", deadline=now() + 2 * SILENCE_SECONDS)
+            await proxy.forward()
+            # NOSCRIPT came over a connection that was closed with it.
+            assert (await patient).value == b"patient"
+            assert await mixed == [b"first", b"second"]
             assert store.pool_stats().connects == 2
 
     async def test_the_silent_are_bounded_too(self, server: ValkeyServer) -> None:

@@ -27,7 +27,7 @@ from sark.store.deadline import Deadline
 from sark.store.dialer import Attempt, Dialer
 from sark.store.exchange import Command, ScriptCall, pack, talk
 from sark.store.failures import translate
-from sark.store.lane import Call, Lane
+from sark.store.lane import Call
 from sark.store.lanes import Lanes
 from sark.store.noscript import Repeat, to_repeat
 from sark.store.pool import ConnectionPool
@@ -153,11 +153,9 @@ class Calls:
         try:
             call = lanes.submit(packed, len(commands), now, deadline)
             replies = await call.future
-            lane = call.lane
-            assert lane is not None  # noqa: S101 - it has been answered
             for reply in replies:
                 if isinstance(reply, Exception):
-                    await self._mend(lane, deadline, commands, replies)
+                    call = await self._mend(lanes, call, commands, replies)
                     break
         except StoreError as error:
             result = _result_of(error)
@@ -170,26 +168,41 @@ class Calls:
             result = "ok"
             if self.guard.failures:
                 self._prober.succeeded()
-            return replies, lane.run_id
+            return replies, _run_of(call)
         finally:
             if result is not None:  # else cancelled by the caller, which says nothing of the server
                 self._report(commands, started, result)
 
-    async def _mend(
-        self, lane: Lane, deadline: float, commands: Commands, replies: list[Any]
-    ) -> None:
-        """Load scripts that the server did not know, and repeat what did not run."""
+    async def _mend(self, lanes: Lanes, call: Call, commands: Commands, replies: list[Any]) -> Call:
+        """Load scripts that the server did not know, and repeat what did not run.
+
+        The connection may have been closed meanwhile. Another one will do, since the scripts travel
+        with their calls; but replies of two runs of the server are not one outcome.
+
+        Returns:
+            The call that brought the last replies.
+        """
         self._raise_refusal(replies)
         repeat = to_repeat(commands, replies)
         if repeat is None:
-            return
-        loop = asyncio.get_running_loop()
+            return call
+        now = asyncio.get_running_loop().time()
         packed = b"".join([pack(command) for command in repeat.again])
-        again = Call(packed, len(repeat.again), deadline, loop.create_future())
-        lane.send(again, loop.time())
-        answers = await again.future
+        again = lanes.submit(packed, len(repeat.again), now, call.deadline)
+        try:
+            answers = await again.future
+        except asyncio.CancelledError:
+            lanes.forget(again)
+            raise
+        except StoreUnavailableError as error:
+            if repeat.whole(commands):
+                raise
+            raise ConnectionLostError(f"{error}, after a part was done") from error
         self._raise_refusal(answers)
+        if _run_of(again) != _run_of(call) and not repeat.whole(commands):
+            raise ConnectionLostError(f"{self._address}: restarted after a part was done")
         self._merge(repeat, replies, answers)
+        return again
 
     def _raise_refusal(self, replies: list[Any]) -> None:
         """Raise what the driver holds for the end of the connection: LOADING, for instance."""
@@ -259,6 +272,11 @@ class Calls:
     def _report(self, commands: Commands, started: float, result: CallResult) -> None:
         seconds = perf_counter() - started
         self._hub.emit(RoundTrip(self._role, len(commands), seconds, result))
+
+
+def _run_of(call: Call) -> str:
+    assert call.lane is not None  # noqa: S101 - it has been answered
+    return call.lane.run_id
 
 
 def _result_of(failure: StoreError) -> CallResult:

@@ -148,9 +148,6 @@ class Lane(asyncio.Protocol):
             now: On the event loop's clock, in seconds.
         """
         call.lane, call.since = self, now
-        if self._closed:
-            self._fail(call, "the connection has been closed")
-            return
         if call.deadline < self._alarm.when:
             self._alarm.by(call.deadline)
         if self._pending:
@@ -183,7 +180,7 @@ class Lane(asyncio.Protocol):
         self._pending.clear()
         self._outgoing.clear()
         for call in unanswered:
-            self._fail(call, reason)
+            call.future.set_exception(ConnectionLostError(f"{self._address}: {reason}"))
         self._keeper.lost(self, reason, len(unanswered))
 
     def data_received(self, data: bytes) -> None:
@@ -267,6 +264,3 @@ class Lane(asyncio.Protocol):
     def _close_if_unused(self) -> None:
         if not self.in_flight:
             self.abort("no longer in use")
-
-    def _fail(self, call: Call, reason: str) -> None:
-        call.future.set_exception(ConnectionLostError(f"{self._address}: {reason}"))

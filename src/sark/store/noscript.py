@@ -39,6 +39,10 @@ class Repeat:
         loads: list[Command] = [("SCRIPT", "LOAD", s.text) for s in self._scripts.values()]
         self.again: list[Command | ScriptCall] = [*loads, *commands.values()]
 
+    def whole(self, commands: Sequence[Command | ScriptCall]) -> bool:
+        """Whether nothing of the first attempt ran."""
+        return len(self._commands) == len(commands)
+
     def merge(self, replies: list[Any], again: Sequence[Any]) -> list[Script]:
         """Put the new replies in the places of the old ones.
 
