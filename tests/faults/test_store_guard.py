@@ -7,6 +7,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from sark.store.guard import FAILURES_TO_OPEN
 from tests.support.polling import until
 from tests.support.proxy import FaultProxy, unused_address
 from tests.support.servers import ValkeyServer
-from tests.support.stores import Reports, open_server
+from tests.support.stores import Reports, alone, idle_of, lane_of, lanes_of, open_server
 
 StartServer = Callable[..., ValkeyServer]
 
@@ -78,12 +79,15 @@ class TestHangingServer:
     ) -> None:
         async with open_server(server.url, health_check_interval=30) as store:
             await store.execute("PING")
-            store._pool._idle[0].last_used -= 31
+            await alone(store, "PING")
+            lane_of(store).heard_at -= 31
+            idle_of(store)[0].last_used -= 31
             with server.paused():
                 started = now()
-                with pytest.raises(StoreUnavailableError):
-                    await store.execute("INCR", "n", deadline=started + BUDGET_SECONDS)
-                assert now() - started <= BUDGET_SECONDS + MARGIN_SECONDS
+                for call in (store.execute, partial(alone, store)):
+                    with pytest.raises(StoreUnavailableError, match="no connection in time"):
+                        await call("INCR", "n", deadline=now() + BUDGET_SECONDS)
+                assert now() - started <= 2 * (BUDGET_SECONDS + MARGIN_SECONDS)
             # It was not sent: a hung connection is found out by the check.
             assert await store.execute("EXISTS", "n") == 0
 
@@ -116,8 +120,10 @@ class TestHangingServer:
 
     async def test_it_heals_by_itself(self, server: ValkeyServer) -> None:
         reports = Reports()
-        async with open_server(server.url, pool_size=8, reports=reports) as store:
-            await asyncio.gather(*(store.execute("PING") for _ in range(8)))
+        async with open_server(server.url, pool_size=10, reports=reports) as store:
+            await store.execute("PING")
+            await asyncio.gather(*(alone(store, "PING") for _ in range(8)))
+            assert store.pool_stats().idle == 9
             with server.paused():
                 await fail_until_open(store)
                 with pytest.raises(StoreUnavailableError) as refused:
@@ -137,7 +143,8 @@ class TestHangingServer:
                 within=1,
                 what="both changes are reported, once",
             )
-            assert reports.guard_changes[0].reason == "no answer in time"
+            # Once the connection was given up, the later calls found no other.
+            assert reports.guard_changes[0].reason == "no connection in time"
 
     async def test_many_calls_at_once_all_end_in_time(self, server: ValkeyServer) -> None:
         reports = Reports()
@@ -158,14 +165,19 @@ class TestHangingServer:
     async def test_what_was_not_yet_sent_keeps_no_socket_open(self, server: ValkeyServer) -> None:
         others = established_to(server.port)
         async with open_server(server.url) as store:
-            await asyncio.gather(store.execute("PING"), store.execute("PING"))
+            await asyncio.gather(store.execute("PING"), alone(store, "PING"))
             assert established_to(server.port) == others + 2
             with server.paused():
-                for _ in range(2):  # with more than the kernel takes for the server
-                    with pytest.raises(StoreError):
-                        await store.execute(
-                            "ECHO", b"x" * 30_000_000, deadline=now() + BUDGET_SECONDS
-                        )
+                # With more than the kernel takes for the server.
+                for calls, size in ((1, 30_000_000), (500, 30_000)):
+                    results = await asyncio.gather(
+                        *(
+                            store.execute("ECHO", b"x" * size, deadline=now() + BUDGET_SECONDS)
+                            for _ in range(calls)
+                        ),
+                        return_exceptions=True,
+                    )
+                    assert all(isinstance(result, StoreError) for result in results)
                 await until(
                     lambda: established_to(server.port) == others,
                     within=5,
@@ -232,12 +244,12 @@ class TestDeadServer:
             calls = asyncio.gather(
                 *(store.execute("ECHO", n, deadline=now() + 30) for n in range(8))
             )
-            await until(lambda: store.pool_stats().connect_failures >= 8, within=5, what="they try")
+            await until(lambda: store.pool_stats().connect_failures >= 4, within=5, what="they try")
             await asyncio.to_thread(server.start)
             assert await calls == [str(n).encode() for n in range(8)]
             assert reports.guard_changes == []
             stats = store.pool_stats()
-            assert (stats.in_use, stats.idle, stats.connects) == (0, 4, 4)
+            assert (stats.in_use, stats.idle, stats.connects) == (0, 1, 1)
 
     async def test_closing_ends_the_probe(self) -> None:
         host, port = unused_address()
@@ -255,13 +267,13 @@ class TestDeadServer:
             for _ in range(3):
                 # Opened and closed again before the probe wakes up, as late answers do.
                 for _ in range(FAILURES_TO_OPEN):
-                    store._note_failure("as if")
+                    store._calls._prober.failed("as if")
                 assert store.guard.is_open
                 await asyncio.sleep(0)
                 assert probes() == 1
                 store.guard.succeeded()
             for _ in range(FAILURES_TO_OPEN):
-                store._note_failure("as if")
+                store._calls._prober.failed("as if")
             await until(
                 lambda: not store.guard.is_open, within=HEALING_SECONDS, what="the guard closes"
             )
@@ -370,16 +382,16 @@ class TestLostConnections:
             resetting_relay(server) as (port, reset),
             open_server(f"valkey://:{server.password}@127.0.0.1:{port}") as store,
         ):
-            await asyncio.gather(*(store.execute("PING") for _ in range(3)))
-            idle = store._pool._idle.copy()
-            assert len(idle) == 3
+            await store.execute("PING")
+            await asyncio.gather(*(alone(store, "PING") for _ in range(2)))
+            idle = idle_of(store).copy()
+            assert len(idle) == 2
             reset()
             await until(lambda: not any(c.usable for c in idle), within=5, what="it is noticed")
-            assert await asyncio.gather(*(store.execute("ECHO", n) for n in range(3))) == [
-                b"0",
-                b"1",
-                b"2",
-            ]
+            await until(lambda: not lanes_of(store).open, within=5, what="the shared one too")
+            for call in (store.execute, partial(alone, store)):
+                replies = await asyncio.gather(*(call("ECHO", n) for n in range(3)))
+                assert replies == [str(n).encode() for n in range(3)]
             assert store.guard.failures == 0
             assert store.pool_stats().discarded == 3
 
@@ -387,13 +399,15 @@ class TestLostConnections:
         self, server: ValkeyServer
     ) -> None:
         async with open_server(server.url) as store:
-            await asyncio.gather(*(store.execute("PING") for _ in range(4)))
-            idle = store._pool._idle.copy()
-            assert len(idle) == 4
+            await store.execute("PING")
+            await asyncio.gather(*(alone(store, "PING") for _ in range(2)))
+            idle = idle_of(store).copy()
+            assert len(idle) == 2
             await asyncio.to_thread(server.restart)
             await until(lambda: not any(c.usable for c in idle), within=5, what="it is noticed")
-            replies = await asyncio.gather(*(store.execute("ECHO", n) for n in range(20)))
-            assert replies == [str(n).encode() for n in range(20)]
+            for call in (store.execute, partial(alone, store)):
+                replies = await asyncio.gather(*(call("ECHO", n) for n in range(20)))
+                assert replies == [str(n).encode() for n in range(20)]
             assert store.guard.failures == 0
 
     async def test_a_long_idle_connection_that_hangs_is_replaced_before_use(
@@ -407,15 +421,22 @@ class TestLostConnections:
             ) as store,
         ):
             await store.execute("PING")
-            store._pool._idle[0].last_used -= 31
+            await alone(store, "PING")
+            lane_of(store).heard_at -= 31
+            idle_of(store)[0].last_used -= 31
             proxy.blackhole()
-            call = asyncio.create_task(store.execute("INCR", "n", deadline=now() + 30))
+            deadline = now() + 30
+            calls = [
+                asyncio.create_task(call("INCR", key, deadline=deadline))
+                for key, call in (("n", store.execute), ("m", partial(alone, store)))
+            ]
             await until(
-                lambda: store.pool_stats().discarded == 1, within=5, what="it is found hanging"
+                lambda: store.pool_stats().discarded == 2, within=5, what="they are found hanging"
             )
             await proxy.forward()
-            assert await call == 1
-            assert await store.execute("DEL", "n") == 1
+            assert [await call for call in calls] == [1, 1]
+            assert store.guard.failures == 0
+            assert await store.execute("DEL", "n", "m") == 2
 
 
 @asynccontextmanager

@@ -21,7 +21,15 @@ from sark.store.connection import (
 )
 from tests.support.polling import until
 from tests.support.servers import ValkeyServer
-from tests.support.stores import CLIENT_NAME, open_server
+from tests.support.stores import (
+    CLIENT_NAME,
+    alone,
+    idle_of,
+    lane_of,
+    lanes_of,
+    open_server,
+    pool_of,
+)
 
 SECRET = "hunter2-and:more@:/#?% é"
 ESCAPED = quote(SECRET, safe="")
@@ -126,10 +134,9 @@ class TestUnixSocket:
             assert await asyncio.gather(*(store.execute("ECHO", n) for n in range(10))) == [
                 str(n).encode() for n in range(10)
             ]
-            assert store.pool_stats().connects == 2
-            idle = store._pool._idle.copy()
+            assert store.pool_stats().connects == 1
             server.client().client_kill_filter(_type="normal", skipme=True)
-            await until(lambda: not any(c.usable for c in idle), within=5, what="they are noticed")
+            await until(lambda: not lanes_of(store).open, within=5, what="it is noticed")
             assert await store.execute("PING") == b"PONG"
 
     async def test_it_shakes_hands_once(self, path: tuple[str, ValkeyServer]) -> None:
@@ -244,7 +251,8 @@ async def test_no_representation_holds_a_password(server: ValkeyServer) -> None:
     settings = load({"VALKEY_URL": topology.cache_url, "VALKEY_PASSWORD": SECRET})
     async with Store(topology, settings) as store:
         await store.cache.execute("PING")
-        (connection,) = store.cache._pool._idle
+        await alone(store.cache, "PING")
+        (connection,) = idle_of(store.cache)
         things: list[object] = [
             topology,
             settings,
@@ -254,7 +262,9 @@ async def test_no_representation_holds_a_password(server: ValkeyServer) -> None:
             store.state.connections,
             store.cache.connections,
             store.state.connections(),
-            store.cache._pool,
+            pool_of(store.cache),
+            lanes_of(store.cache),
+            lane_of(store.cache),
             store.cache.pool_stats(),
             store.cache.guard,
             connection,

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from sark.events import GuardChanged, Hub, RoundTrip, ScriptLoaded
 from sark.keyspace import Role
-from sark.store import Server
-from sark.store.connection import connection_factory
+from sark.store import Argument, Server
+from sark.store.connection import StoreConnection, connection_factory
+from sark.store.lane import Lane
+from sark.store.lanes import Lanes
+from sark.store.pool import ConnectionPool
 
 CLIENT_NAME = "sark-under-test"
 
@@ -61,3 +65,33 @@ async def open_server(
         yield server
     finally:
         await server.close()
+
+
+def pool_of(server: Server) -> ConnectionPool:
+    """Reach into a server for the pool of its exclusive connections."""
+    return server._calls._pool
+
+
+def idle_of(server: Server) -> list[StoreConnection]:
+    """Reach into a server for its unused exclusive connections."""
+    return pool_of(server)._idle
+
+
+def lanes_of(server: Server) -> Lanes:
+    """Reach into a server for what keeps its shared connection."""
+    lanes = server._calls._lanes
+    assert lanes is not None, "the server has no shared connection"
+    return lanes
+
+
+def lane_of(server: Server) -> Lane:
+    """Reach into a server for its shared connection."""
+    lane = lanes_of(server)._lane
+    assert lane is not None, "the shared connection is not open"
+    return lane
+
+
+async def alone(server: Server, *command: Argument, **options: Any) -> Any:
+    """Send a command on a connection of its own, behind one that may not share any."""
+    _, reply = await server.pipeline([("UNWATCH",), command], **options)
+    return reply

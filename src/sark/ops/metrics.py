@@ -173,6 +173,7 @@ class Metrics:
     def _gauges(self) -> None:
         self._up = self._gauge("store_up", "Whether the server is believed alive", "role")
         self._pool = self._gauge("store_pool_connections", "Pool by state", "role", "state")
+        self._in_flight = self._gauge("store_calls_in_flight", "Calls under way", "role")
         self._waits = self._gauge("store_pool_waits", "Calls that waited for a connection", "role")
         self._wait_seconds = self._gauge("store_pool_wait_seconds", "Time spent waiting", "role")
         self._exhausted = self._gauge("store_pool_exhausted", "Calls that gave up waiting", "role")
@@ -193,6 +194,7 @@ class Metrics:
             }
             for state, count in states.items():
                 self._pool.labels(server.role, state).set(count)
+            self._in_flight.labels(server.role).set(stats.in_flight)
             self._waits.labels(server.role).set(stats.waits)
             self._wait_seconds.labels(server.role).set(stats.wait_seconds)
             self._exhausted.labels(server.role).set(stats.exhausted)

@@ -6,9 +6,9 @@ Nothing outside this package knows how many servers there are or how they are re
 from sark.store.clock import ServerClock
 from sark.store.deadline import Deadline
 from sark.store.exchange import Argument, Reply, ScriptCall
-from sark.store.pool import PoolStats
 from sark.store.scripts import Script, load_script
 from sark.store.server import Server
+from sark.store.stats import PoolStats
 from sark.store.store import Store, StoreHealth
 from sark.store.topology import Topology
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any
+from typing import Any, cast
 
 from valkey import asyncio as valkey_asyncio
+from valkey import exceptions as driver
 from valkey.asyncio.connection import parse_url
 
 __all__ = [
@@ -25,6 +26,8 @@ __all__ = [
     "UnixConnection",
     "connection_factory",
 ]
+
+SERVER_CLOSED = "Connection closed by server."
 
 # Seconds of silence before the first probe, seconds between probes, probes before giving up. The
 # names matter: 1, 2 and 3 would be TCP_NODELAY, TCP_MAXSEG and TCP_CORK on Linux.
@@ -47,6 +50,7 @@ class StoreConnection(valkey_asyncio.connection.AbstractConnection):
     run_id: str = ""
     last_used: float = 0.0
     counted: bool = False
+    _streams: asyncio.BaseProtocol | None = None
 
     async def on_connect(self) -> None:
         """Authenticate, select the database and learn which run of the server this is."""
@@ -69,6 +73,33 @@ class StoreConnection(valkey_asyncio.connection.AbstractConnection):
         if nowait and self._writer is not None:
             self._writer.transport.abort()
         await super().disconnect(nowait)
+
+    def hand_over(self, heir: asyncio.Protocol) -> asyncio.Transport:
+        """Let another protocol have the transport; this object then only keeps it alive.
+
+        Args:
+            heir: Takes over; on ``connection_lost`` it calls ``handed_over_lost``.
+
+        Raises:
+            valkey.exceptions.ConnectionError: The server has closed the connection.
+        """
+        if self._writer is None or not self.usable:
+            raise driver.ConnectionError(SERVER_CLOSED)
+        transport = cast("asyncio.Transport", self._writer.transport)
+        self._streams = transport.get_protocol()
+        transport.set_protocol(heir)
+        return transport
+
+    def handed_over_lost(self, error: Exception | None) -> None:
+        """Tell the driver's side that the transport has ended."""
+        if self._streams is not None:
+            self._streams.connection_lost(error)
+        self._reader = self._writer = self._streams = None
+
+    def parse_error(self, text: str) -> Exception:
+        """Find the driver's class for an error reply."""
+        error: Exception = self._parser.parse_error(text)  # type: ignore[no-untyped-call]
+        return error
 
     @property
     def usable(self) -> bool:

@@ -12,7 +12,16 @@ from sark.errors import StoreCommandError
 from sark.store.connection import StoreConnection
 from sark.store.scripts import Script
 
-__all__ = ["Argument", "Command", "Reply", "ScriptCall", "command_error", "talk", "value_of"]
+__all__ = [
+    "Argument",
+    "Command",
+    "Reply",
+    "ScriptCall",
+    "command_error",
+    "pack",
+    "talk",
+    "value_of",
+]
 
 Argument = str | bytes | int | float
 Command = tuple[Argument, ...]
@@ -42,9 +51,14 @@ class Reply(NamedTuple):
     run_id: str
 
 
-async def talk(connection: StoreConnection, commands: Sequence[Command | ScriptCall]) -> list[Any]:
+def pack(command: Command | ScriptCall) -> bytes:
+    """Encode a command as it travels; ``TypeError`` for an argument that has no bytes."""
+    packed: bytes = pack_command(command.command() if isinstance(command, ScriptCall) else command)
+    return packed
+
+
+async def talk(connection: StoreConnection, packed: Sequence[bytes]) -> list[Any]:
     """Write all commands, then read as many replies; an error reply is returned, not raised."""
-    packed = [pack_command(c.command() if isinstance(c, ScriptCall) else c) for c in commands]
     await connection.send_packed_command(packed, check_health=False)
     replies: list[Any] = []
     for _ in packed:

@@ -6,7 +6,8 @@ to run out. One background probe (see ``server.py``) keeps asking with growing p
 success closes the guard. Requests themselves are never spent as probes.
 
 Only failures that speak for a dead server count: no connection, no answer in time, a connection
-lost. An error reply proves that the server lives.
+lost (once, however many calls were under way on it). An error reply proves that the server lives,
+and so does anything else that arrived on a connection after a call was sent there.
 """
 
 from __future__ import annotations

@@ -13,108 +13,64 @@ behind for the next user.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import perf_counter
-from typing import Literal
 
 from valkey import exceptions as driver
 
 from sark.store.connection import StoreConnection
+from sark.store.dialer import Attempt, Dialer
 
-__all__ = ["Attempt", "ConnectionPool", "PoolStats"]
-
-FIRST_BACKOFF_SECONDS = 0.01
-LONGEST_BACKOFF_SECONDS = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class PoolStats:
-    """A pool at one moment, and what happened since it was made.
-
-    Attributes:
-        size: Most connections that may exist.
-        in_use: Connections that calls hold now.
-        idle: Connections that are open and unused.
-        waiters: Calls that wait for a connection now.
-        waits: Calls that had to wait.
-        wait_seconds: Time that those spent waiting, in sum.
-        exhausted: Calls that gave up waiting.
-        connects: Connections made.
-        connect_failures: Attempts that failed.
-        discarded: Connections closed because a call on them did not complete, or they or their
-            server were found dead.
-    """
-
-    size: int
-    in_use: int
-    idle: int
-    waiters: int
-    waits: int
-    wait_seconds: float
-    exhausted: int
-    connects: int
-    connect_failures: int
-    discarded: int
-
-
-@dataclass(slots=True)
-class Attempt:
-    """How far one call came before it failed, and why it last failed to connect."""
-
-    stage: Literal["starting", "waiting", "connecting", "sent"] = "starting"
-    reason: str = ""
+__all__ = ["ConnectionPool"]
 
 
 class ConnectionPool:
     """See the module's description.
 
     Args:
-        make: Makes an unconnected connection.
+        dialer: Connects.
         size: Most connections that may exist.
-        connect_timeout: Seconds for one attempt to connect, handshake included.
         idle_check: Seconds of idleness after which a connection is asked PING before use; 0: never.
         check_going_on: Called after each failed attempt to connect; raises to end the retries.
+
+    Attributes:
+        size: As given.
+        in_use: Connections that calls hold, unconnected ones among them.
+        waits: Calls that had to wait for a connection.
+        wait_seconds: How long, in sum.
+        exhausted: Calls that gave up waiting.
+        discarded: Connections closed because a call did not complete or they were found dead.
     """
 
     def __init__(
         self,
-        make: Callable[[], StoreConnection],
+        dialer: Dialer,
         *,
         size: int,
-        connect_timeout: float,
         idle_check: float,
         check_going_on: Callable[[], None],
     ) -> None:
-        self._make = make
-        self._size = size
-        self._connect_timeout = connect_timeout
+        self._dialer = dialer
+        self.size = size
         self._idle_check = idle_check
         self._check_going_on = check_going_on
         self._idle: list[StoreConnection] = []
         self._waiters: deque[asyncio.Future[StoreConnection]] = deque()
-        self._in_use = 0
+        self.in_use = 0
         self._closed = False
-        self._waits = self._exhausted = self._connects = 0
-        self._connect_failures = self._discarded = 0
-        self._wait_seconds = 0.0
+        self.waits = self.exhausted = self.discarded = 0
+        self.wait_seconds = 0.0
 
-    def stats(self) -> PoolStats:
-        """Count what the pool holds and what has happened to it."""
-        return PoolStats(
-            size=self._size,
-            in_use=self._in_use,
-            idle=len(self._idle),
-            waiters=len(self._waiters),
-            waits=self._waits,
-            wait_seconds=self._wait_seconds,
-            exhausted=self._exhausted,
-            connects=self._connects,
-            connect_failures=self._connect_failures,
-            discarded=self._discarded,
-        )
+    @property
+    def idle(self) -> int:
+        """Connections that are open and unused."""
+        return len(self._idle)
+
+    @property
+    def waiters(self) -> int:
+        """Calls that wait for a connection."""
+        return len(self._waiters)
 
     def take(self) -> StoreConnection | None:
         """Take an idle connection that can be used as it is, or None; costs no suspension."""
@@ -128,7 +84,7 @@ class ConnectionPool:
             if idle >= self._idle_check:
                 return None
         self._idle.pop()
-        self._in_use += 1
+        self.in_use += 1
         return connection
 
     async def acquire(self, attempt: Attempt) -> StoreConnection:
@@ -168,7 +124,7 @@ class ConnectionPool:
             if not waiter.done():
                 waiter.set_result(connection)
                 return
-        self._in_use -= 1
+        self.in_use -= 1
         if connection.is_connected:
             self._idle.append(connection)
 
@@ -185,7 +141,7 @@ class ConnectionPool:
 
     async def _discard(self, connection: StoreConnection) -> None:
         # The driver may have closed it already, so ``is_connected`` cannot tell what to count.
-        self._discarded += connection.counted
+        self.discarded += connection.counted
         connection.counted = False
         # Without waiting: the caller may be cancelled, and the peer may be gone.
         await connection.disconnect(nowait=True)
@@ -196,23 +152,23 @@ class ConnectionPool:
 
     async def _slot(self, attempt: Attempt) -> StoreConnection:
         if self._idle:
-            self._in_use += 1
+            self.in_use += 1
             return self._idle.pop()
-        if self._in_use < self._size:
-            self._in_use += 1
-            return self._make()
+        if self.in_use < self.size:
+            self.in_use += 1
+            return self._dialer.make()
         attempt.stage = "waiting"
         return await self._wait_in_line()
 
     async def _wait_in_line(self) -> StoreConnection:
         waiter: asyncio.Future[StoreConnection] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
-        self._waits += 1
+        self.waits += 1
         started = perf_counter()
         try:
             return await waiter
         except asyncio.CancelledError:
-            self._exhausted += 1
+            self.exhausted += 1
             if waiter.done() and not waiter.cancelled():
                 # Handed over in the same moment as the caller gave up: pass it on.
                 await self.release(waiter.result(), clean=True)
@@ -220,7 +176,7 @@ class ConnectionPool:
                 self._waiters.remove(waiter)
             raise
         finally:
-            self._wait_seconds += perf_counter() - started
+            self.wait_seconds += perf_counter() - started
 
     async def _revive(self, connection: StoreConnection, attempt: Attempt) -> None:
         """Make a connection usable: prove that it lives, or connect it (again)."""
@@ -228,36 +184,14 @@ class ConnectionPool:
             if connection.usable and await self._answers_ping(connection):
                 return
             await self._discard(connection)
-        await self._connect(connection, attempt)
+        await self._dialer.dial(connection, attempt, self._check_going_on)
+        connection.counted = True
 
     async def _answers_ping(self, connection: StoreConnection) -> bool:
         try:
-            async with asyncio.timeout(self._connect_timeout):
+            async with asyncio.timeout(self._dialer.timeout):
                 await connection.send_command("PING", check_health=False)
                 reply: object = await connection.read_response()
         except (driver.ValkeyError, TimeoutError, OSError):
             return False
         return reply == b"PONG"
-
-    async def _connect(self, connection: StoreConnection, attempt: Attempt) -> None:
-        """Connect; when that fails, again after a jittered pause, while the caller has time."""
-        pause = FIRST_BACKOFF_SECONDS
-        while True:
-            try:
-                async with asyncio.timeout(self._connect_timeout):
-                    await connection.open()
-            except (driver.AuthenticationError, driver.AuthorizationError, driver.ResponseError):
-                # The server answers and refuses: asking again would not change its mind.
-                self._connect_failures += 1
-                raise
-            except (driver.ConnectionError, driver.TimeoutError, TimeoutError, OSError) as error:
-                self._connect_failures += 1
-                attempt.reason = str(error) or "no connection in time"
-                await connection.disconnect(nowait=True)
-                self._check_going_on()
-            else:
-                self._connects += 1
-                connection.counted = True
-                return
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
-            pause = min(pause * 2, LONGEST_BACKOFF_SECONDS)

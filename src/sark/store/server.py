@@ -1,51 +1,38 @@
 """One Valkey server in one role: every command of SARK goes through ``Server``.
 
-A call acquires a connection, writes all its commands at once, reads all replies, and gives the
-connection back, under one deadline. The guard refuses calls to a server known to be dead; the
-pool bounds connections; scripts that the server has forgotten (NOSCRIPT: a restart, a flush, a
-failover) are loaded and sent again on the same connection, which is safe because NOSCRIPT says
-that nothing ran. The driver's pipelines would ask ``SCRIPT EXISTS`` before each run; this costs a
-round trip only when a script is in fact missing.
+This is the front: commands, transactions, scripts, and scripts that wait until what they wrote is
+safe. How a call travels is told in ``calls.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from time import perf_counter
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from valkey import exceptions as driver
-
-from sark.errors import (
-    ConnectionLostError,
-    PoolExhaustedError,
-    ReplicationError,
-    StoreError,
-    StoreTimeoutError,
-    StoreUnavailableError,
-)
-from sark.events import CallResult, GuardChanged, Hub, RoundTrip, ScriptLoaded
+from sark.errors import StoreUnavailableError
+from sark.events import Hub
 from sark.keyspace import Role
-from sark.store.connection import StoreConnection, connection_factory
-from sark.store.deadline import Deadline
+from sark.store.calls import Calls
+from sark.store.connection import connection_factory
+from sark.store.durability import (
+    check_fsync,
+    check_replicas,
+    wait_for_fsync,
+    wait_for_replicas,
+)
 from sark.store.exchange import (
     Argument,
     Command,
     Reply,
     ScriptCall,
     command_error,
-    talk,
     value_of,
 )
-from sark.store.failures import translate
-from sark.store.guard import Guard
-from sark.store.pool import Attempt, ConnectionPool, PoolStats
 from sark.store.scripts import Script
+from sark.store.stats import PoolStats
 
 __all__ = ["Server"]
-
-PROBE_TIMEOUT_SECONDS = 1.0
 
 
 class Server:
@@ -74,19 +61,17 @@ class Server:
     ) -> None:
         self.address = connections.address
         self.role = role
-        self.guard = Guard(connections.address)
-        self._timeout = timeout
-        self._hub = hub
         self.connections = connections
-        self._pool = ConnectionPool(
+        self._timeout = timeout
+        self._calls = Calls(
             connections,
+            role=role,
             size=pool_size,
             connect_timeout=connect_timeout,
             idle_check=health_check_interval,
-            check_going_on=self.guard.check,
+            hub=hub,
         )
-        self._prober: asyncio.Task[None] | None = None
-        self._closed = False
+        self.guard = self._calls.guard
 
     async def execute(
         self, *command: Argument, deadline: float | None = None, idempotent: bool = False
@@ -168,9 +153,6 @@ class Server:
     ) -> Reply:
         """Run a script and wait until replicas have acknowledged what it wrote.
 
-        ``WAIT`` counts what this connection wrote, so both go over the same one, in one round trip
-        (Valkey documentation, ``WAIT``).
-
         Args:
             script: The script.
             keys: Its keys.
@@ -187,17 +169,54 @@ class Server:
             return await self.run(script, keys, args, deadline=deadline, idempotent=idempotent)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout if deadline is None else deadline
-        # Half of the time, so that the shortfall is answered before the deadline cuts it off.
-        wait_ms = max(1, int((deadline - loop.time()) * 500))
-        wait: Command = ("WAIT", replicas, wait_ms)
+        wait = wait_for_replicas(replicas, deadline - loop.time())
         commands: list[Command | ScriptCall] = [ScriptCall(script, keys, args), wait]
         replies, run_id = await self._call(commands, deadline, idempotent=idempotent)
         value = value_of(replies[0], self.address)
-        acknowledged: int = value_of(replies[1], self.address)
-        if acknowledged < replicas:
-            raise ReplicationError(
-                f"{self.address}: {acknowledged} of {replicas} replicas acknowledged the write"
+        check_replicas(replies[1], replicas, self.address)
+        return Reply(value, run_id)
+
+    async def run_durable(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[Argument] = (),
+        *,
+        replicas: int = 0,
+        deadline: float | None = None,
+        idempotent: bool = False,
+    ) -> Reply:
+        """Run a script and wait until what it wrote outlives the server's process.
+
+        With replicas that is when so many have acknowledged it, as in ``run_replicated``. Without,
+        it is when the server has synced its append-only file, where it keeps one: with
+        ``appendfsync everysec`` that takes up to a second, so give it more time than that. A server
+        that keeps no such file has nothing to wait for.
+
+        Args:
+            script: The script.
+            keys: Its keys.
+            args: Its arguments.
+            replicas: How many acknowledgements are needed.
+            deadline: As in ``execute``.
+            idempotent: As in ``execute``.
+
+        Raises:
+            ReplicationError: Fewer replicas acknowledged it in time.
+            DurabilityError: It was not on disk in time.
+            StoreError: As in ``execute``.
+        """
+        if replicas:
+            return await self.run_replicated(
+                script, keys, args, replicas=replicas, deadline=deadline, idempotent=idempotent
             )
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._timeout if deadline is None else deadline
+        wait = wait_for_fsync(deadline - loop.time())
+        commands: list[Command | ScriptCall] = [ScriptCall(script, keys, args), wait]
+        replies, run_id = await self._call(commands, deadline, idempotent=idempotent)
+        value = value_of(replies[0], self.address)
+        check_fsync(replies[1], self.address)
         return Reply(value, run_id)
 
     async def pipeline(
@@ -218,148 +237,25 @@ class Server:
         return [command_error(r, self.address) if isinstance(r, Exception) else r for r in replies]
 
     def pool_stats(self) -> PoolStats:
-        """Count the pool's connections and waits."""
-        return self._pool.stats()
+        """Count the connections and waits."""
+        return self._calls.stats()
 
     async def close(self) -> None:
         """Close the connections and stop probing."""
-        self._closed = True
-        if self._prober is not None:
-            self._prober.cancel()
-            await asyncio.gather(self._prober, return_exceptions=True)
-        await self._pool.close()
+        await self._calls.close()
 
-    async def _call(
+    def _call(
         self,
         commands: Sequence[Command | ScriptCall],
         deadline: float | None,
         *,
         idempotent: bool,
-    ) -> tuple[list[Any], str]:
+    ) -> Coroutine[Any, Any, tuple[list[Any], str]]:
+        if not commands:
+            raise ValueError("there is no command to send")
+        now = asyncio.get_running_loop().time()
         if deadline is None:
-            deadline = asyncio.get_running_loop().time() + self._timeout
-        elif deadline <= asyncio.get_running_loop().time():
+            deadline = now + self._timeout
+        elif deadline <= now:
             raise StoreUnavailableError(f"{self.address}: no time is left to ask")
-        try:
-            return await self._attempt(commands, deadline)
-        except ConnectionLostError:
-            if not idempotent:
-                raise
-        return await self._attempt(commands, deadline)
-
-    async def _attempt(
-        self, commands: Sequence[Command | ScriptCall], deadline: float
-    ) -> tuple[list[Any], str]:
-        self.guard.check()
-        started = perf_counter()
-        attempt = Attempt()
-        result: CallResult | None = None
-        try:
-            with Deadline(deadline):
-                outcome = await self._exchange(commands, attempt)
-        except StoreError:
-            result = "unavailable"
-            raise
-        except Exception as error:
-            result = "error"
-            failure = self._failure(error, attempt)
-            result = _result_of(failure)
-            raise failure from error
-        else:
-            result = "ok"
-            if self.guard.failures and self.guard.succeeded():
-                self._hub.emit(GuardChanged(self.role, is_open=False, reason=""))
-            return outcome
-        finally:
-            if result is not None:  # else cancelled by the caller, which says nothing of the server
-                seconds = perf_counter() - started
-                self._hub.emit(RoundTrip(self.role, len(commands), seconds, result))
-
-    async def _exchange(
-        self, commands: Sequence[Command | ScriptCall], attempt: Attempt
-    ) -> tuple[list[Any], str]:
-        connection = self._pool.take() or await self._pool.acquire(attempt)
-        clean = False
-        try:
-            attempt.stage = "sent"
-            replies = await talk(connection, commands)
-            if any(type(reply) is driver.NoScriptError for reply in replies):
-                await self._load_and_repeat(connection, commands, replies)
-            clean = True
-            connection.last_used = asyncio.get_running_loop().time()
-            return replies, connection.run_id
-        finally:
-            await self._pool.release(connection, clean=clean)
-
-    async def _load_and_repeat(
-        self,
-        connection: StoreConnection,
-        commands: Sequence[Command | ScriptCall],
-        replies: list[Any],
-    ) -> None:
-        """Load what the server did not know, and repeat exactly the calls that did not run."""
-        missing = {
-            i: call
-            for i, (call, reply) in enumerate(zip(commands, replies, strict=True))
-            if isinstance(call, ScriptCall) and type(reply) is driver.NoScriptError
-        }
-        scripts = {call.script.sha: call.script for call in missing.values()}
-        loads: list[Command] = [("SCRIPT", "LOAD", s.text) for s in scripts.values()]
-        again = await talk(connection, [*loads, *missing.values()])
-        loaded = dict(zip(scripts, again, strict=False))
-        for (i, call), reply in zip(missing.items(), again[len(loads) :], strict=True):
-            # A script that does not load says why; its call only said once more NOSCRIPT.
-            refusal = loaded[call.script.sha]
-            replies[i] = refusal if isinstance(refusal, Exception) else reply
-        for sha, answer in loaded.items():
-            if not isinstance(answer, Exception):
-                self._hub.emit(ScriptLoaded(self.role, scripts[sha].name))
-
-    def _failure(self, error: Exception, attempt: Attempt) -> StoreError:
-        """Explain what ended an attempt, and let the guard know if the server is to blame."""
-        if isinstance(error, TimeoutError):
-            if attempt.stage == "waiting":
-                return PoolExhaustedError(f"{self.address}: no connection came free in time")
-            connecting = attempt.reason or "no connection in time"
-            error = TimeoutError("no answer in time" if attempt.stage == "sent" else connecting)
-        failure = translate(error, sent=attempt.stage == "sent", server=self.address)
-        if isinstance(failure, StoreUnavailableError | StoreTimeoutError | ConnectionLostError):
-            self._note_failure(str(error) or type(error).__name__)
-        return failure
-
-    def _note_failure(self, reason: str) -> None:
-        if not self.guard.failed(reason):
-            return
-        self._hub.emit(GuardChanged(self.role, is_open=True, reason=reason))
-        # A prober that has not yet noticed that the guard was closed meanwhile goes on with it.
-        if not self._closed and (self._prober is None or self._prober.done()):
-            self._prober = asyncio.create_task(self._probe(), name=f"sark-probe-{self.role}")
-
-    async def _probe(self) -> None:
-        """Connect and shake hands, again and again, until the server answers."""
-        while self.guard.is_open:
-            await self._pool.reset()
-            await asyncio.sleep(self.guard.next_pause())
-            connection = self.connections()
-            try:
-                async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
-                    await connection.open()
-            except Exception as error:  # noqa: BLE001 - without its probe the guard stays open for good
-                self.guard.reason = str(error) or type(error).__name__
-            else:
-                if self.guard.succeeded():
-                    self._hub.emit(GuardChanged(self.role, is_open=False, reason=""))
-            finally:
-                await connection.disconnect(nowait=True)
-
-
-def _result_of(failure: StoreError) -> CallResult:
-    match failure:
-        case StoreTimeoutError():
-            return "timeout"
-        case ConnectionLostError():
-            return "lost"
-        case StoreUnavailableError():
-            return "unavailable"
-        case _:
-            return "error"
+        return self._calls.send(commands, now, deadline, idempotent=idempotent)
