@@ -149,6 +149,7 @@ class SessionError(SarkError):
         code: The kind of reason, such as ``expired``: a label for metrics and audit events.
         reason: Why, for people; never the token or a part of it.
         decision_id: Id of the audit event, once the refusal has been recorded.
+        user_id: Whom the token speaks for, once that was verified; else empty.
     """
 
     def __init__(self, code: str, reason: str, *, decision_id: str = "") -> None:
@@ -156,6 +157,7 @@ class SessionError(SarkError):
         self.code = code
         self.reason = reason
         self.decision_id = decision_id
+        self.user_id = ""
 
 
 class TokenError(SessionError):

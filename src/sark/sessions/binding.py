@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from sark.errors import BindingError, InvalidRequestError
 from sark.sessions.user_agent import user_agent_digest
+from sark.settings import SessionBind
 
-__all__ = ["Bind", "Binding", "canonical_ip", "network_of"]
-
-Bind = Literal["none", "network", "user_agent", "both"]
+__all__ = ["Binding", "canonical_ip", "network_of"]
 
 # What a provider gives to one customer, roughly: addresses change within it all the time.
 IPV4_PREFIX = 24
@@ -30,7 +29,7 @@ class Binding(NamedTuple):
     agent: str = ""
 
     @classmethod
-    def of(cls, bind: Bind, ip: str | None, user_agent: str | None) -> Binding:
+    def of(cls, bind: SessionBind, ip: str | None, user_agent: str | None) -> Binding:
         """Take what matters of a request.
 
         Raises:

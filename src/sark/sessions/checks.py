@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 from sark.errors import BindingError, TokenError
 from sark.keyspace import Keyspace
 from sark.sessions import scripts
@@ -11,7 +14,22 @@ from sark.sessions.session import SessionRules, milliseconds
 from sark.sessions.verdicts import error_of, refused
 from sark.store import Argument, Store
 
-__all__ = ["SessionChecks", "session_keys"]
+__all__ = ["NO_CHECK", "SessionCheck", "SessionChecks", "session_keys"]
+
+
+class SessionCheck(NamedTuple):
+    """What ``session_check`` is given.
+
+    Attributes:
+        keys: Three keys, or none when there is no token to check.
+        arguments: Five arguments, the first of them empty when there is no token.
+    """
+
+    keys: Sequence[str]
+    arguments: tuple[Argument, ...]
+
+
+NO_CHECK = SessionCheck((), ("", 0, 0, "", ""))
 
 
 class SessionChecks:
@@ -35,14 +53,11 @@ class SessionChecks:
     ) -> AccessClaims:
         """See ``Sessions.authenticate``."""
         claims = await self.verify(access_token)
+        check = self.prepare(claims, ip, user_agent)
         reply = await self._store.state.run(
-            scripts.CHECK,
-            self.keys(claims),
-            self.arguments(claims, ip, user_agent),
-            deadline=deadline,
-            idempotent=True,
+            scripts.CHECK, check.keys, check.arguments, deadline=deadline, idempotent=True
         )
-        self.judge(reply.value)
+        self.judge(claims.user_id, reply.value)
         return claims
 
     async def verify(self, access_token: str) -> AccessClaims:
@@ -56,31 +71,28 @@ class SessionChecks:
         except TokenError as error:
             raise refused(self._store.hub, error) from error.__cause__
 
-    def keys(self, claims: AccessClaims) -> list[str]:
-        """Name the keys of ``session_check``."""
-        keys, user_id = self._store.keys, claims.user_id
-        token = keys.session_token(user_id, claims.jti)
-        return [*session_keys(keys, user_id, claims.session_id), token]
-
-    def arguments(
-        self, claims: AccessClaims, ip: str | None, user_agent: str | None
-    ) -> tuple[Argument, ...]:
-        """Spell the arguments of ``session_check``.
+    def prepare(self, claims: AccessClaims, ip: str | None, user_agent: str | None) -> SessionCheck:
+        """Spell the keys and arguments of ``session_check``.
 
         Raises:
             BindingError: The request doesn't say what sessions are bound to.
         """
-        binding = self.binding(ip, user_agent)
-        return (claims.session_id, self._idle_ms, self._seen_ms, *binding)
+        keys, user_id = self._store.keys, claims.user_id
+        binding = self.binding(user_id, ip, user_agent)
+        token = keys.session_token(user_id, claims.jti)
+        return SessionCheck(
+            [*session_keys(keys, user_id, claims.session_id), token],
+            (claims.session_id, self._idle_ms, self._seen_ms, *binding),
+        )
 
-    def binding(self, ip: str | None, user_agent: str | None) -> Binding:
-        """Take what matters for the binding; errors as in ``arguments``."""
+    def binding(self, user_id: str, ip: str | None, user_agent: str | None) -> Binding:
+        """Take what matters for the binding; errors as in ``prepare``."""
         try:
             return Binding.of(self._bind, ip, user_agent)
         except BindingError as error:
-            raise refused(self._store.hub, error) from None
+            raise refused(self._store.hub, error, user_id) from None
 
-    def judge(self, verdict: bytes) -> None:
+    def judge(self, user_id: str, verdict: bytes) -> None:
         """Interpret what ``session_check`` returned; no I/O.
 
         Raises:
@@ -89,7 +101,7 @@ class SessionChecks:
             BindingError: It is used from elsewhere.
         """
         if verdict != b"ok":
-            raise refused(self._store.hub, error_of(verdict.decode()))
+            raise refused(self._store.hub, error_of(verdict.decode()), user_id)
 
     async def touch(self, user_id: str, session_id: str, deadline: float | None) -> None:
         """See ``Sessions.touch``."""
@@ -100,7 +112,7 @@ class SessionChecks:
             deadline=deadline,
             idempotent=True,
         )
-        self.judge(reply.value)
+        self.judge(user_id, reply.value)
 
 
 def session_keys(keys: Keyspace, user_id: str, session_id: str) -> list[str]:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import msgspec
 
 from sark.errors import InvalidRequestError
-from sark.sessions.binding import Bind
+from sark.sessions.hidden import HidesTokens
+from sark.settings import SessionBind, SessionCapPolicy
 
 __all__ = [
-    "AtCap",
     "Grant",
     "Revocation",
     "Session",
@@ -27,8 +26,6 @@ MAX_CLIENT_ID_BYTES = 128
 MAX_TIER_BYTES = 32
 MAX_USER_AGENT_BYTES = 4096
 MAX_SESSIONS = 1000
-
-AtCap = Literal["refuse", "end_oldest"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +49,8 @@ class SessionRules:
     grace: float = 10
     seen_every: float = 60
     cap: int = 10
-    at_cap: AtCap = "end_oldest"
-    bind: Bind = "none"
+    at_cap: SessionCapPolicy = "end_oldest"
+    bind: SessionBind = "none"
 
 
 class Session(msgspec.Struct, frozen=True):
@@ -82,8 +79,8 @@ class Session(msgspec.Struct, frozen=True):
     user_agent: str
 
 
-class Grant(msgspec.Struct, frozen=True):
-    """What a login or a refresh hands out. Its ``repr`` shows no token.
+class Grant(HidesTokens, frozen=True):
+    """What a login or a refresh hands out.
 
     Attributes:
         user_id: The user.
@@ -100,9 +97,6 @@ class Grant(msgspec.Struct, frozen=True):
     refresh_token: str
     expires_in: int
     session_expires_at: float
-
-    def __repr__(self) -> str:
-        return f"Grant(user_id={self.user_id!r}, session_id={self.session_id!r}, ...)"
 
 
 class Revocation(msgspec.Struct, frozen=True):

@@ -184,7 +184,7 @@ class Sessions:
             milliseconds(self._rules.grace),
             milliseconds(self._rules.idle),
             milliseconds(self._rules.access),
-            *self.checks.binding(ip, user_agent),
+            *self.checks.binding(claims.user_id, ip, user_agent),
         ]
         reply = await self._store.state.run(
             scripts.REFRESH, self._keys(following, jti), arguments, deadline=deadline
@@ -193,7 +193,7 @@ class Sessions:
         if verdict == "reuse":
             await self._revocations.confirm_reuse(claims.user_id, claims.session_id)
         if verdict != "ok":
-            raise refused(self._store.hub, error_of(verdict))
+            raise refused(self._store.hub, error_of(verdict), claims.user_id)
         rotated_at, expires_at, client_id, tier = told
         self._store.hub.emit(TokenRefreshed())
         access = self._claims(
@@ -326,7 +326,7 @@ class Sessions:
         )
         verdict, *told = (part.decode() for part in reply.value)
         if verdict != "ok":
-            raise refused(self._store.hub, error_of(verdict))
+            raise refused(self._store.hub, error_of(verdict), first.user_id)
         created_at, expires_at, *ended = told
         self._store.hub.emit(SessionCreated())
         if ended:

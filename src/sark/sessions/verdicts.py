@@ -44,7 +44,8 @@ def error_of(verdict: str) -> SessionError:
     return kind(code, reason)
 
 
-def refused(hub: Hub, error: E) -> E:
-    """Report that a token or session isn't accepted."""
+def refused(hub: Hub, error: E, user_id: str = "") -> E:
+    """Report that a token or session isn't accepted; ``user_id`` only if it was verified."""
+    error.user_id = user_id
     hub.emit(SessionRefused(error.code))
     return error
