@@ -14,7 +14,8 @@
     │   │   └── PoolExhaustedError  no connection came free in time
     │   ├── StoreTimeoutError       no answer within the budget; whether it happened is unknown
     │   ├── ConnectionLostError     the connection broke after sending; likewise unknown
-    │   ├── ReplicationError        written, but fewer replicas than required have it
+    │   ├── DurabilityError         written, but not yet as safe as required
+    │   │   └── ReplicationError    ... because fewer replicas than required have it
     │   └── StoreCommandError       the server answered with an error
     ├── SessionError                a session or token is not accepted
     │   ├── TokenError              the token itself: form, signature, claims, time
@@ -38,6 +39,7 @@ __all__ = [
     "BindingError",
     "ConfigurationError",
     "ConnectionLostError",
+    "DurabilityError",
     "EmbeddedServerError",
     "EvaluationError",
     "InvalidRequestError",
@@ -132,7 +134,11 @@ class StoreCommandError(StoreError):
     """The server answered with an error, for instance ``OOM`` or ``WRONGTYPE``."""
 
 
-class ReplicationError(StoreError):
+class DurabilityError(StoreError):
+    """The server has the write, but may lose it if it is killed now."""
+
+
+class ReplicationError(DurabilityError):
     """The primary has the write, but too few replicas acknowledged it: a failover may lose it."""
 
 
@@ -143,6 +149,7 @@ class SessionError(SarkError):
         code: The kind of reason, such as ``expired``: a label for metrics and audit events.
         reason: Why, for people; never the token or a part of it.
         decision_id: Id of the audit event, once the refusal has been recorded.
+        user_id: Whom the token speaks for, once that was verified; else empty.
     """
 
     def __init__(self, code: str, reason: str, *, decision_id: str = "") -> None:
@@ -150,6 +157,7 @@ class SessionError(SarkError):
         self.code = code
         self.reason = reason
         self.decision_id = decision_id
+        self.user_id = ""
 
 
 class TokenError(SessionError):

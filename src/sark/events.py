@@ -31,8 +31,13 @@ __all__ = [
     "NearCacheChanged",
     "PoliciesReloaded",
     "PolicyReloadFailed",
+    "RefreshReused",
     "RoundTrip",
     "ScriptLoaded",
+    "SessionCreated",
+    "SessionEnded",
+    "SessionRefused",
+    "TokenRefreshed",
     "Warmed",
 ]
 
@@ -202,6 +207,46 @@ class AuditRefused(Event, frozen=True):
 
     events: int
     reason: Literal["full", "unavailable"]
+
+
+class SessionCreated(Event, frozen=True):
+    """A user logged in."""
+
+
+class SessionEnded(Event, frozen=True):
+    """Sessions were ended before their time.
+
+    Attributes:
+        reason: ``revoked``, ``cap`` (a newer one took its place) or ``reuse`` (of a refresh token).
+        sessions: How many.
+    """
+
+    reason: Literal["revoked", "cap", "reuse"]
+    sessions: int
+
+
+class SessionRefused(Event, frozen=True):
+    """A token or session was not accepted; ``code`` is that of its ``SessionError``."""
+
+    code: str
+
+
+class TokenRefreshed(Event, frozen=True):
+    """A refresh token was traded for its successor."""
+
+
+class RefreshReused(Event, frozen=True):
+    """A refresh token that was traded before came again: somebody has a copy of it.
+
+    Attributes:
+        user_id: Whose session has ended.
+        session_id: The session.
+        failure: Why its end may not outlive a crash of the server; empty when it does.
+    """
+
+    user_id: str
+    session_id: str
+    failure: str
 
 
 class EvaluatorBreakerChanged(Event, frozen=True):

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from sark.batch import BatchRequest, authorize_many
-from sark.errors import ConfigurationError, SettingsError
+from sark.errors import ConfigurationError, InvalidRequestError, SettingsError
 from sark.events import Hub
 from sark.gateway import Answer, Gateway, Request
 from sark.keyring import mac_key
@@ -36,6 +37,7 @@ from sark.policy.question import check_text
 from sark.policy.reload import PolicyReloader, PolicyWatcher, Reloaded, fingerprint
 from sark.policy.warm_up import WarmUp
 from sark.ratelimit import Limit, RateLimiter
+from sark.sessions import AccessTokens, RefreshTokens, SessionRules, Sessions
 from sark.settings import Settings
 from sark.siem import EventQueue, QueueBounds
 from sark.store import Store, Topology
@@ -47,6 +49,9 @@ __all__ = ["Runtime", "generations_of", "open_runtime", "policy_directory"]
 SAMPLE_POLICIES = Path("examples/policies")
 REFUSALS_INTERVAL_SECONDS = 1.0
 EVALUATION_GRACE_SECONDS = 0.05
+
+# Opens what signs and verifies access tokens, and tells the issuer that it names in them.
+OpenTokens = Callable[[Settings], AbstractAsyncContextManager[tuple[AccessTokens, str]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,7 @@ class Runtime:
         hot: The log of the most asked questions.
         warm_up: Warms the cache from it when it is started.
         embedded: The embedded server, when no ``VALKEY_URL`` was given.
+        sessions: Who is logged in; None when nothing signs access tokens.
         policies: Reads the policies again.
         watcher: Does so by itself when their files change.
     """
@@ -72,6 +78,7 @@ class Runtime:
     hot: HotRequests
     warm_up: WarmUp
     embedded: EmbeddedServer | None
+    sessions: Sessions | None
     policies: PolicyReloader
     watcher: PolicyWatcher
 
@@ -90,9 +97,12 @@ class Runtime:
         may then be as old as the near cache's bound (``SARK_NEAR_CACHE_BOUND_MS``).
 
         Raises:
-            InvalidRequestError: A field is unusable.
+            InvalidRequestError: A field is unusable, or there is an access token, which nothing
+                would check here.
             StoreError: Valkey did not answer.
         """
+        if request.access_token is not None:
+            raise InvalidRequestError("access_token", "decide() checks none; use authorize()")
         question, _ = self.gateway.check(request)
         return await self.gateway.decisions.decide(
             question, consistency=request.consistency, freshness=request.freshness
@@ -127,7 +137,11 @@ class Runtime:
 
 @contextlib.asynccontextmanager
 async def open_runtime(
-    settings: Settings, *, hub: Hub | None = None, ephemeral: bool = False
+    settings: Settings,
+    *,
+    hub: Hub | None = None,
+    ephemeral: bool = False,
+    open_tokens: OpenTokens | None = None,
 ) -> AsyncIterator[Runtime]:
     """Open everything, and close it in the opposite order.
 
@@ -135,6 +149,7 @@ async def open_runtime(
         settings: What to open.
         hub: Where events go; subscribe before opening to see all of them.
         ephemeral: Let an embedded server forget its data at the end.
+        open_tokens: Opens what signs and verifies access tokens; without it there are no sessions.
 
     Raises:
         ConfigurationError: The policies don't load or the embedded server doesn't start.
@@ -159,7 +174,12 @@ async def open_runtime(
         stack.push_async_callback(hot.flush)
         await stack.enter_async_context(background(hot.flush_forever(), "sark-hot-requests"))
         decisions = _decisions(settings, store, evaluator, rules, hot)
-        gateway = _gateway(settings, store, decisions)
+        sessions = None
+        if open_tokens is not None:
+            tokens, issuer = await stack.enter_async_context(open_tokens(settings))
+            sessions = _sessions(settings, store, tokens, issuer, decisions.cache.generations)
+            await stack.enter_async_context(background(sessions.sweep_forever(), "sark-sessions"))
+        gateway = _gateway(settings, store, decisions, sessions)
         stack.push_async_callback(gateway.queue.close)
         stack.push_async_callback(decisions.evaluations.close)
         if decisions.near is not None:
@@ -179,7 +199,9 @@ async def open_runtime(
         policies = _reloader(settings, decisions, hub)
         watcher = PolicyWatcher(policies, paths, seen, interval=settings.policy_watch_interval)
         await stack.enter_async_context(background(watcher.run(), "sark-policies"))
-        yield Runtime(settings, hub, store, gateway, hot, warm_up, embedded, policies, watcher)
+        yield Runtime(
+            settings, hub, store, gateway, hot, warm_up, embedded, sessions, policies, watcher
+        )
 
 
 def policy_directory(settings: Settings) -> Path:
@@ -305,7 +327,31 @@ def _near_feed(settings: Settings, store: Store) -> NearFeed | None:
     return NearFeed(store, near, bound=settings.near_cache_bound_ms / 1000)
 
 
-def _gateway(settings: Settings, store: Store, decisions: Decisions) -> Gateway:
+def _sessions(
+    settings: Settings, store: Store, tokens: AccessTokens, issuer: str, generations: Generations
+) -> Sessions:
+    return Sessions(
+        store,
+        tokens,
+        refresh_tokens=RefreshTokens(mac_key(key_directory(settings))),
+        rules=SessionRules(
+            lifetime=settings.session_ttl,
+            idle=settings.session_idle,
+            access=settings.access_token_ttl,
+            grace=settings.refresh_grace,
+            cap=settings.session_cap,
+            at_cap=settings.session_cap_policy,
+            bind=settings.session_bind,
+        ),
+        issuer=issuer,
+        invalidate_user=generations.invalidate_user,
+        replicas=settings.effective_wait_replicas,
+    )
+
+
+def _gateway(
+    settings: Settings, store: Store, decisions: Decisions, sessions: Sessions | None
+) -> Gateway:
     budget = settings.request_budget_ms / 1000
     limit = Limit(settings.limit_per_minute) if settings.limit_per_minute else None
     bounds = QueueBounds(settings.siem_max_events, settings.siem_max_bytes)
@@ -316,6 +362,7 @@ def _gateway(settings: Settings, store: Store, decisions: Decisions) -> Gateway:
         limiter=RateLimiter(store, limit),
         queue=EventQueue(store, bounds, flush_timeout=budget),
         budget=budget,
+        sessions=sessions,
     )
 
 

@@ -172,10 +172,12 @@ async def test_authorize_is_described_with_all_statuses(http: aiohttp.ClientSess
 async def test_the_schemas_are_those_of_the_code(http: aiohttp.ClientSession) -> None:
     schemas = (await get(http, "/openapi.json"))["components"]["schemas"]
     assert schemas["Request"]["properties"].keys() == set(Request.__struct_fields__)
-    assert schemas["Request"]["required"] == ["user_id", "action", "resource"]
+    assert schemas["Request"]["required"] == ["action", "resource"]
     assert schemas["Request"]["additionalProperties"] is False
     assert schemas["Answer"]["properties"].keys() == set(Answer.__struct_fields__)
-    for name in ("user_id", "action", "resource"):
+    user, null = schemas["Request"]["properties"]["user_id"]["anyOf"]
+    assert (user["minLength"], user["maxLength"], null) == (1, 256, {"type": "null"})
+    for name in ("action", "resource"):
         bounds = schemas["Request"]["properties"][name]
         assert (bounds["minLength"], bounds["maxLength"]) == (1, 256)
 

@@ -20,6 +20,7 @@ from sark.events import (
     GenerationChanged,
     GuardChanged,
     Hub,
+    RefreshReused,
     ScriptLoaded,
 )
 from sark.ops import logs
@@ -206,6 +207,20 @@ def test_quiet_lets_rare_reports_through(clock: Clock) -> None:
             GenerationChanged("user", "ann"),
             "info",
             {"event": "decisions invalidated", "scope": "user", "name": "ann"},
+        ),
+        (
+            RefreshReused("ann", "s-1", ""),
+            "warning",
+            {
+                "event": "refresh token reused, its session is ended",
+                "user_id": "ann",
+                "session_id": "s-1",
+            },
+        ),
+        (
+            RefreshReused("ann", "s-1", "no answer"),
+            "warning",
+            {"not_safe_from_a_crash": "no answer"},
         ),
         (
             EvaluationFailed("authz", "why"),

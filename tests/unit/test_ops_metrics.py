@@ -27,8 +27,13 @@ from sark.events import (
     NearCacheChanged,
     PoliciesReloaded,
     PolicyReloadFailed,
+    RefreshReused,
     RoundTrip,
     ScriptLoaded,
+    SessionCreated,
+    SessionEnded,
+    SessionRefused,
+    TokenRefreshed,
     Warmed,
 )
 from sark.ops.metrics import Metrics
@@ -71,6 +76,11 @@ EXPECTED: list[tuple[Event, dict[str, float]]] = [
         },
     ),
     (LimitRefused("ip"), {"sark_ratelimit_refused_total kind=ip": 1}),
+    (SessionCreated(), {"sark_sessions_created_total": 1}),
+    (SessionEnded("cap", 2), {"sark_sessions_ended_total reason=cap": 2}),
+    (SessionRefused("ended"), {"sark_sessions_refused_total code=ended": 1}),
+    (TokenRefreshed(), {"sark_tokens_refreshed_total": 1}),
+    (RefreshReused("ann", "s-1", ""), {"sark_refresh_tokens_reused_total": 1}),
     (EvaluationFailed("authz", "x"), {"sark_evaluation_failures_total policy=authz": 1}),
     (
         EvaluationEnded("authz", "undefined", 0.5),

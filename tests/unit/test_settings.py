@@ -133,6 +133,13 @@ def test_defaults() -> None:
         "siem_max_events": 100_000,
         "siem_max_bytes": 268_435_456,
         "wait_replicas": None,
+        "session_ttl": 604_800,
+        "session_idle": 86_400,
+        "session_cap": 10,
+        "session_cap_policy": "end_oldest",
+        "session_bind": "none",
+        "access_token_ttl": 900,
+        "refresh_grace": 10,
         "log_level": "info",
         "log_format": "auto",
     }

@@ -208,7 +208,7 @@ def challenge_of(problem: Problem) -> dict[str, str]:
 def _refused_session(error: SessionError) -> Problem:
     match error:
         case UserMismatchError():
-            kind, title, status = "forbidden", "Forbidden", 403
+            kind, title, status = "other-user", "Another user's token", 403
         case SessionCapError():
             kind, title, status = "session-cap", "Too many sessions", 409
         case _:

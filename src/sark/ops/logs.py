@@ -26,6 +26,7 @@ from sark.events import (
     Hub,
     PoliciesReloaded,
     PolicyReloadFailed,
+    RefreshReused,
     ScriptLoaded,
     Warmed,
 )
@@ -130,6 +131,15 @@ def report_events(hub: Hub) -> None:
         elif any(fields[name] for name in fields.keys() - {"seconds"}):
             log.info("cache warmed", **fields)
 
+    def reused(event: RefreshReused) -> None:
+        log.warning(
+            "refresh token reused, its session is ended",
+            user_id=event.user_id,
+            session_id=event.session_id,
+            **({"not_safe_from_a_crash": event.failure} if event.failure else {}),
+        )
+
+    hub.on(RefreshReused, reused)
     hub.on(Warmed, warmed)
     hub.on(GuardChanged, guard)
     hub.on(EvaluatorBreakerChanged, breaker)

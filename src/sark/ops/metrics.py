@@ -29,8 +29,13 @@ from sark.events import (
     NearCacheChanged,
     PoliciesReloaded,
     PolicyReloadFailed,
+    RefreshReused,
     RoundTrip,
     ScriptLoaded,
+    SessionCreated,
+    SessionEnded,
+    SessionRefused,
+    TokenRefreshed,
     Warmed,
 )
 from sark.runtime import Runtime
@@ -52,6 +57,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._hub = hub
         self._count_requests(hub)
+        self._count_sessions(hub)
         self._count_policies(hub)
         self._count_cache(hub)
         self._count_store(hub)
@@ -88,6 +94,18 @@ class Metrics:
 
         hub.on(Decided, decided)
         hub.on(LimitRefused, lambda event: refused.labels(event.kind).inc())
+
+    def _count_sessions(self, hub: Hub) -> None:
+        created = self._counter("sessions_created", "Sessions begun")
+        ended = self._counter("sessions_ended", "Sessions ended before their time", "reason")
+        refreshed = self._counter("tokens_refreshed", "Refresh tokens traded")
+        refused = self._counter("sessions_refused", "Tokens and sessions not accepted", "code")
+        reused = self._counter("refresh_tokens_reused", "Copied refresh tokens that were used")
+        hub.on(SessionCreated, lambda _: created.inc())
+        hub.on(SessionEnded, lambda event: ended.labels(event.reason).inc(event.sessions))
+        hub.on(TokenRefreshed, lambda _: refreshed.inc())
+        hub.on(SessionRefused, lambda event: refused.labels(event.code).inc())
+        hub.on(RefreshReused, lambda _: reused.inc())
 
     def _count_policies(self, hub: Hub) -> None:
         ended = self._histogram("evaluation_seconds", "Evaluations", "policy", "result")

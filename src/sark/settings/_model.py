@@ -14,7 +14,15 @@ from sark.errors import SettingsError
 from sark.settings import _kinds as kinds
 from sark.settings._environment import EnvironmentSource, variable_of
 from sark.settings._kinds import HostPort, Kind
-from sark.settings._rules import CacheKey, LogFormat, LogLevel, Topology, conflicts
+from sark.settings._rules import (
+    CacheKey,
+    LogFormat,
+    LogLevel,
+    SessionBind,
+    SessionCapPolicy,
+    Topology,
+    conflicts,
+)
 from sark.settings._urls import ServerUrl
 
 _TOKEN = kinds.secret("at least 16 printable ASCII characters without spaces", r"[!-~]{16,}")
@@ -339,6 +347,55 @@ class Settings(BaseSettings):
         description=(
             "Replicas that must confirm an invalidation before it returns. Unset: by topology, "
             "1 with Sentinel, else 0."
+        ),
+    )
+    session_ttl: Annotated[int, kinds.whole(60, 366 * 86_400, "seconds")] = Field(
+        default=7 * 86_400,
+        validation_alias="SARK_SESSION_TTL",
+        description="Longest life of a session, however it is used.",
+    )
+    session_idle: Annotated[int, kinds.whole(120, 366 * 86_400, "seconds")] = Field(
+        default=86_400,
+        validation_alias="SARK_SESSION_IDLE",
+        description=(
+            "Time without use after which a session ends. Its use is noted once a minute, so it "
+            "may end up to a minute early."
+        ),
+    )
+    session_cap: Annotated[int, kinds.whole(1, 1000, "sessions")] = Field(
+        default=10,
+        validation_alias="SARK_SESSION_CAP",
+        description="Most sessions of one user at a time.",
+    )
+    session_cap_policy: Annotated[SessionCapPolicy, kinds.choice("end_oldest", "refuse")] = Field(
+        default="end_oldest",
+        validation_alias="SARK_SESSION_CAP_POLICY",
+        description=(
+            "What a login beyond the cap does: `end_oldest` ends the session that was used longest "
+            "ago, `refuse` refuses the login."
+        ),
+    )
+    session_bind: Annotated[SessionBind, kinds.choice("none", "network", "user_agent", "both")] = (
+        Field(
+            default="none",
+            validation_alias="SARK_SESSION_BIND",
+            description=(
+                "What sessions are bound to: the network that they began in (/24, with IPv6 /64), "
+                "the user agent that began them, both or nothing."
+            ),
+        )
+    )
+    access_token_ttl: Annotated[int, kinds.whole(10, 86_400, "seconds")] = Field(
+        default=900,
+        validation_alias="SARK_ACCESS_TOKEN_TTL",
+        description="Life of an access token.",
+    )
+    refresh_grace: Annotated[int, kinds.whole(0, 300, "seconds")] = Field(
+        default=10,
+        validation_alias="SARK_REFRESH_GRACE",
+        description=(
+            "How long a refresh token that was traded gives the same successor again, for a client "
+            "that lost the answer; later its use ends the session."
         ),
     )
     log_level: Annotated[LogLevel, kinds.choice("debug", "info", "warning", "error")] = Field(

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 Topology = Literal["single", "sentinel", "cluster"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "console", "auto"]
+SessionCapPolicy = Literal["end_oldest", "refuse"]
+SessionBind = Literal["none", "network", "user_agent", "both"]
 CacheKey = Literal["full", "compact"]
 
 SUPPORTED_TOPOLOGIES: frozenset[Topology] = frozenset({"single"})

@@ -2,10 +2,8 @@
 
 A call acquires a connection, writes all its commands at once, reads all replies, and gives the
 connection back, under one deadline. The guard refuses calls to a server known to be dead; the
-pool bounds connections; scripts that the server has forgotten (NOSCRIPT: a restart, a flush, a
-failover) are loaded and sent again on the same connection, which is safe because NOSCRIPT says
-that nothing ran. The driver's pipelines would ask ``SCRIPT EXISTS`` before each run; this costs a
-round trip only when a script is in fact missing.
+pool bounds connections; scripts that the server has forgotten are loaded and their calls sent
+again on the same connection (``noscript.py``).
 """
 
 from __future__ import annotations
@@ -15,20 +13,23 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
-from valkey import exceptions as driver
-
 from sark.errors import (
     ConnectionLostError,
     PoolExhaustedError,
-    ReplicationError,
     StoreError,
     StoreTimeoutError,
     StoreUnavailableError,
 )
 from sark.events import CallResult, GuardChanged, Hub, RoundTrip, ScriptLoaded
 from sark.keyspace import Role
-from sark.store.connection import StoreConnection, connection_factory
+from sark.store.connection import connection_factory
 from sark.store.deadline import Deadline
+from sark.store.durability import (
+    check_fsync,
+    check_replicas,
+    wait_for_fsync,
+    wait_for_replicas,
+)
 from sark.store.exchange import (
     Argument,
     Command,
@@ -40,6 +41,7 @@ from sark.store.exchange import (
 )
 from sark.store.failures import translate
 from sark.store.guard import Guard
+from sark.store.noscript import to_repeat
 from sark.store.pool import Attempt, ConnectionPool, PoolStats
 from sark.store.scripts import Script
 
@@ -168,9 +170,6 @@ class Server:
     ) -> Reply:
         """Run a script and wait until replicas have acknowledged what it wrote.
 
-        ``WAIT`` counts what this connection wrote, so both go over the same one, in one round trip
-        (Valkey documentation, ``WAIT``).
-
         Args:
             script: The script.
             keys: Its keys.
@@ -187,17 +186,54 @@ class Server:
             return await self.run(script, keys, args, deadline=deadline, idempotent=idempotent)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout if deadline is None else deadline
-        # Half of the time, so that the shortfall is answered before the deadline cuts it off.
-        wait_ms = max(1, int((deadline - loop.time()) * 500))
-        wait: Command = ("WAIT", replicas, wait_ms)
+        wait = wait_for_replicas(replicas, deadline - loop.time())
         commands: list[Command | ScriptCall] = [ScriptCall(script, keys, args), wait]
         replies, run_id = await self._call(commands, deadline, idempotent=idempotent)
         value = value_of(replies[0], self.address)
-        acknowledged: int = value_of(replies[1], self.address)
-        if acknowledged < replicas:
-            raise ReplicationError(
-                f"{self.address}: {acknowledged} of {replicas} replicas acknowledged the write"
+        check_replicas(replies[1], replicas, self.address)
+        return Reply(value, run_id)
+
+    async def run_durable(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[Argument] = (),
+        *,
+        replicas: int = 0,
+        deadline: float | None = None,
+        idempotent: bool = False,
+    ) -> Reply:
+        """Run a script and wait until what it wrote outlives the server's process.
+
+        With replicas that is when so many have acknowledged it, as in ``run_replicated``. Without,
+        it is when the server has synced its append-only file, where it keeps one: with
+        ``appendfsync everysec`` that takes up to a second, so give it more time than that. A server
+        that keeps no such file has nothing to wait for.
+
+        Args:
+            script: The script.
+            keys: Its keys.
+            args: Its arguments.
+            replicas: How many acknowledgements are needed.
+            deadline: As in ``execute``.
+            idempotent: As in ``execute``.
+
+        Raises:
+            ReplicationError: Fewer replicas acknowledged it in time.
+            DurabilityError: It was not on disk in time.
+            StoreError: As in ``execute``.
+        """
+        if replicas:
+            return await self.run_replicated(
+                script, keys, args, replicas=replicas, deadline=deadline, idempotent=idempotent
             )
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._timeout if deadline is None else deadline
+        wait = wait_for_fsync(deadline - loop.time())
+        commands: list[Command | ScriptCall] = [ScriptCall(script, keys, args), wait]
+        replies, run_id = await self._call(commands, deadline, idempotent=idempotent)
+        value = value_of(replies[0], self.address)
+        check_fsync(replies[1], self.address)
         return Reply(value, run_id)
 
     async def pipeline(
@@ -283,37 +319,14 @@ class Server:
         try:
             attempt.stage = "sent"
             replies = await talk(connection, commands)
-            if any(type(reply) is driver.NoScriptError for reply in replies):
-                await self._load_and_repeat(connection, commands, replies)
+            if (repeat := to_repeat(commands, replies)) is not None:
+                for script in repeat.merge(replies, await talk(connection, repeat.again)):
+                    self._hub.emit(ScriptLoaded(self.role, script.name))
             clean = True
             connection.last_used = asyncio.get_running_loop().time()
             return replies, connection.run_id
         finally:
             await self._pool.release(connection, clean=clean)
-
-    async def _load_and_repeat(
-        self,
-        connection: StoreConnection,
-        commands: Sequence[Command | ScriptCall],
-        replies: list[Any],
-    ) -> None:
-        """Load what the server did not know, and repeat exactly the calls that did not run."""
-        missing = {
-            i: call
-            for i, (call, reply) in enumerate(zip(commands, replies, strict=True))
-            if isinstance(call, ScriptCall) and type(reply) is driver.NoScriptError
-        }
-        scripts = {call.script.sha: call.script for call in missing.values()}
-        loads: list[Command] = [("SCRIPT", "LOAD", s.text) for s in scripts.values()]
-        again = await talk(connection, [*loads, *missing.values()])
-        loaded = dict(zip(scripts, again, strict=False))
-        for (i, call), reply in zip(missing.items(), again[len(loads) :], strict=True):
-            # A script that does not load says why; its call only said once more NOSCRIPT.
-            refusal = loaded[call.script.sha]
-            replies[i] = refusal if isinstance(refusal, Exception) else reply
-        for sha, answer in loaded.items():
-            if not isinstance(answer, Exception):
-                self._hub.emit(ScriptLoaded(self.role, scripts[sha].name))
 
     def _failure(self, error: Exception, attempt: Attempt) -> StoreError:
         """Explain what ended an attempt, and let the guard know if the server is to blame."""
