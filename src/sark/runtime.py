@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sark.batch import BatchRequest, authorize_many
@@ -38,6 +38,14 @@ from sark.policy.reload import PolicyReloader, PolicyWatcher, Reloaded, fingerpr
 from sark.policy.warm_up import WarmUp
 from sark.ratelimit import Limit, RateLimiter
 from sark.sessions import AccessTokens, RefreshTokens, SessionRules, Sessions
+from sark.sessions.tokens import (
+    IssuerKeys,
+    JwksClient,
+    JwtAccessTokens,
+    KeyFile,
+    SigningKeys,
+    retention_of,
+)
 from sark.settings import Settings
 from sark.siem import EventQueue, QueueBounds
 from sark.store import Store, Topology
@@ -49,9 +57,6 @@ __all__ = ["Runtime", "generations_of", "open_runtime", "policy_directory"]
 SAMPLE_POLICIES = Path("examples/policies")
 REFUSALS_INTERVAL_SECONDS = 1.0
 EVALUATION_GRACE_SECONDS = 0.05
-
-# Opens what signs and verifies access tokens, and tells the issuer that it names in them.
-OpenTokens = Callable[[Settings], AbstractAsyncContextManager[tuple[AccessTokens, str]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,8 @@ class Runtime:
         hot: The log of the most asked questions.
         warm_up: Warms the cache from it when it is started.
         embedded: The embedded server, when no ``VALKEY_URL`` was given.
-        sessions: Who is logged in; None when nothing signs access tokens.
+        tokens: Signs and verifies access tokens.
+        sessions: Who is logged in.
         policies: Reads the policies again.
         watcher: Does so by itself when their files change.
     """
@@ -78,7 +84,8 @@ class Runtime:
     hot: HotRequests
     warm_up: WarmUp
     embedded: EmbeddedServer | None
-    sessions: Sessions | None
+    tokens: JwtAccessTokens
+    sessions: Sessions
     policies: PolicyReloader
     watcher: PolicyWatcher
 
@@ -137,11 +144,7 @@ class Runtime:
 
 @contextlib.asynccontextmanager
 async def open_runtime(
-    settings: Settings,
-    *,
-    hub: Hub | None = None,
-    ephemeral: bool = False,
-    open_tokens: OpenTokens | None = None,
+    settings: Settings, *, hub: Hub | None = None, ephemeral: bool = False
 ) -> AsyncIterator[Runtime]:
     """Open everything, and close it in the opposite order.
 
@@ -149,7 +152,6 @@ async def open_runtime(
         settings: What to open.
         hub: Where events go; subscribe before opening to see all of them.
         ephemeral: Let an embedded server forget its data at the end.
-        open_tokens: Opens what signs and verifies access tokens; without it there are no sessions.
 
     Raises:
         ConfigurationError: The policies don't load or the embedded server doesn't start.
@@ -174,11 +176,9 @@ async def open_runtime(
         stack.push_async_callback(hot.flush)
         await stack.enter_async_context(background(hot.flush_forever(), "sark-hot-requests"))
         decisions = _decisions(settings, store, evaluator, rules, hot)
-        sessions = None
-        if open_tokens is not None:
-            tokens, issuer = await stack.enter_async_context(open_tokens(settings))
-            sessions = _sessions(settings, store, tokens, issuer, decisions.cache.generations)
-            await stack.enter_async_context(background(sessions.sweep_forever(), "sark-sessions"))
+        tokens = await stack.enter_async_context(open_access_tokens(settings, hub))
+        sessions = _sessions(settings, store, tokens, decisions.cache.generations)
+        await stack.enter_async_context(background(sessions.sweep_forever(), "sark-sessions"))
         gateway = _gateway(settings, store, decisions, sessions)
         stack.push_async_callback(gateway.queue.close)
         stack.push_async_callback(decisions.evaluations.close)
@@ -200,7 +200,17 @@ async def open_runtime(
         watcher = PolicyWatcher(policies, paths, seen, interval=settings.policy_watch_interval)
         await stack.enter_async_context(background(watcher.run(), "sark-policies"))
         yield Runtime(
-            settings, hub, store, gateway, hot, warm_up, embedded, sessions, policies, watcher
+            settings,
+            hub,
+            store,
+            gateway,
+            hot,
+            warm_up,
+            embedded,
+            tokens,
+            sessions,
+            policies,
+            watcher,
         )
 
 
@@ -286,6 +296,53 @@ def generations_of(
     )
 
 
+def key_retention(settings: Settings) -> int:
+    """Seconds for which a signing key verifies after it has been retired."""
+    return retention_of(settings.access_token_ttl, settings.token_leeway)
+
+
+@contextlib.asynccontextmanager
+async def open_access_tokens(settings: Settings, hub: Hub) -> AsyncIterator[JwtAccessTokens]:
+    """Open what signs and verifies access tokens, and keep its keys up to date.
+
+    Raises:
+        ConfigurationError: The signing keys cannot be used.
+    """
+    keys = SigningKeys(
+        KeyFile(key_directory(settings)),
+        algorithm=settings.token_algorithm,
+        retention=key_retention(settings),
+        hub=hub,
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        client = await stack.enter_async_context(JwksClient())
+        outside = [
+            IssuerKeys(
+                trusted.issuer,
+                partial(client.fetch, trusted.issuer, trusted.jwks_url),
+                refresh=settings.trusted_refresh,
+                stale=settings.trusted_stale,
+                hub=hub,
+            )
+            for trusted in settings.trusted_issuers or ()
+        ]
+        tokens = JwtAccessTokens(
+            keys,
+            issuer=settings.token_issuer,
+            audience=settings.token_audience,
+            leeway=settings.token_leeway,
+            outside=outside,
+            outside_audience=settings.trusted_audience or settings.token_audience,
+            outside_types=settings.trusted_types,
+            cache_entries=settings.token_cache_entries,
+        )
+        watching = keys.watch(settings.key_watch_interval)
+        await stack.enter_async_context(background(watching, "sark-signing-keys"))
+        for source in outside:
+            await stack.enter_async_context(background(source.run(), "sark-issuer-keys"))
+        yield tokens
+
+
 def _tiers(settings: Settings) -> TtlTiers:
     return TtlTiers(settings.ttl_high, settings.ttl_medium, settings.ttl_low)
 
@@ -328,7 +385,7 @@ def _near_feed(settings: Settings, store: Store) -> NearFeed | None:
 
 
 def _sessions(
-    settings: Settings, store: Store, tokens: AccessTokens, issuer: str, generations: Generations
+    settings: Settings, store: Store, tokens: AccessTokens, generations: Generations
 ) -> Sessions:
     return Sessions(
         store,
@@ -343,15 +400,13 @@ def _sessions(
             at_cap=settings.session_cap_policy,
             bind=settings.session_bind,
         ),
-        issuer=issuer,
+        issuer=settings.token_issuer,
         invalidate_user=generations.invalidate_user,
         replicas=settings.effective_wait_replicas,
     )
 
 
-def _gateway(
-    settings: Settings, store: Store, decisions: Decisions, sessions: Sessions | None
-) -> Gateway:
+def _gateway(settings: Settings, store: Store, decisions: Decisions, sessions: Sessions) -> Gateway:
     budget = settings.request_budget_ms / 1000
     limit = Limit(settings.limit_per_minute) if settings.limit_per_minute else None
     bounds = QueueBounds(settings.siem_max_events, settings.siem_max_bytes)
