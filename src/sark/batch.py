@@ -158,7 +158,8 @@ async def _identify(
     try:
         claims = await gateway.admission.verify(batch.access_token, batch.user_id)
     except SessionError as error:
-        named = replace(batch, user_id=batch.user_id or UNVERIFIED)
+        user_id = UNVERIFIED if batch.user_id is None else batch.user_id
+        named = replace(batch, user_id=user_id)
         requests, questions, _ = _check(gateway, named)  # what is malformed too is not recorded
         deadline = asyncio.get_running_loop().time() + gateway.budget
         await gateway.refuse_session(requests[0], questions[0], error, deadline)

@@ -209,7 +209,8 @@ class Gateway:
             claims = await self.admission.verify(request.access_token, request.user_id)
         except SessionError as error:
             # What is malformed too is not recorded.
-            question, _ = self.check(replace(request, user_id=request.user_id or UNVERIFIED))
+            user_id = UNVERIFIED if request.user_id is None else request.user_id
+            question, _ = self.check(replace(request, user_id=user_id))
             deadline = asyncio.get_running_loop().time() + self.budget
             await self.refuse_session(request, question, error, deadline)
             raise

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any
 
 import jwt
+import pytest
 
-from sark.errors import SessionError, TokenError
+from sark.errors import SessionCapError, SessionError, TokenError
 from sark.events import Hub
 from sark.sessions import (
     AccessClaims,
@@ -16,9 +21,11 @@ from sark.sessions import (
     RefreshTokens,
     SessionRules,
     Sessions,
+    scripts,
 )
-from sark.store import Store
-from tests.support.gateways import generations, open_store
+from sark.store import Script, Store
+from tests.support.gateways import Meeting, generations, later, open_store
+from tests.support.servers import ValkeyServer
 
 KEY = b"a key of the tests, 32 bytes long"
 ISSUER = "https://sark.test"
@@ -33,11 +40,11 @@ class SignedTokens:
     """Access tokens signed with HS256.
 
     Args:
-        expire: Whether a token's own time is looked at. Off where a test turns the server's clock.
+        now: The time in seconds by which tokens expire.
     """
 
-    def __init__(self, *, expire: bool = True) -> None:
-        self._expire = expire
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self._now = now
 
     def issue(self, claims: AccessClaims) -> str:
         spelled = {
@@ -59,13 +66,12 @@ class SignedTokens:
                 KEY,
                 algorithms=["HS256"],
                 issuer=ISSUER,
-                leeway=5,
-                options={"verify_exp": self._expire, "verify_iat": False},
+                options={"verify_exp": False, "verify_iat": False},
             )
-        except jwt.ExpiredSignatureError:
-            raise TokenError("expired", "the token has expired") from None
         except jwt.PyJWTError:
             raise TokenError("invalid", "the token is not accepted") from None
+        if said["exp"] <= self._now():
+            raise TokenError("expired", "the token has expired")
         return AccessClaims(
             said["iss"],
             said["sub"],
@@ -106,10 +112,136 @@ async def log_in(sessions: Sessions, user_id: str = "alice", **fields: Any) -> G
     return await sessions.create(user_id, **{"client_id": "web", **fields})
 
 
-async def code_of(awaitable: Any) -> str:
+async def code_of(awaitable: Awaitable[object]) -> str:
     """Tell how a call ended: ``ok``, or the code of its refusal."""
     try:
         await awaitable
     except SessionError as error:
         return error.code
     return "ok"
+
+
+class FrozenClock:
+    """The time of the scripts of sessions, which only the test moves on.
+
+    Args:
+        server: The server whose scripts read it.
+    """
+
+    PRELUDE = f"""
+    local function now_us()
+      return tonumber(server.call('GET', '{CLOCK_KEY}')) * 1000
+    end
+    """
+
+    def __init__(self, server: ValkeyServer) -> None:
+        self._client = server.client()
+        # From the real time on: keys get real TTLs, which must not end before their time.
+        self.now_ms = int(time.time()) * 1000
+        self.advance(0)
+
+    def now(self) -> float:
+        return self.now_ms / 1000
+
+    def advance(self, seconds: float) -> None:
+        self.now_ms += round(seconds * 1000)
+        self._client.set(CLOCK_KEY, self.now_ms, ex=600)
+
+
+@contextmanager
+def frozen_clock(server: ValkeyServer) -> Iterator[FrozenClock]:
+    """Let the scripts of sessions read a clock that stands still unless it is moved."""
+    package, name = scripts.CLOCK_FRAGMENT
+    clock = files(package).joinpath(name).read_text("utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, script in list(vars(scripts).items()):
+            if isinstance(script, Script):
+                text = script.text.replace(clock, FrozenClock.PRELUDE)
+                assert text != script.text
+                patch.setattr(scripts, name, Script(script.name, text))
+        yield FrozenClock(server)
+
+
+def dump(server: ValkeyServer) -> bytes:
+    """Read all keys and values of a server."""
+    with server.client() as client:
+        keys = list(client.scan_iter(count=1000))
+        return b"\n".join(part for key in keys for part in [key, *_values(client, key)])
+
+
+def _values(client: Any, key: bytes) -> list[bytes]:
+    match client.type(key):
+        case b"string":
+            return [client.get(key)]
+        case b"hash":
+            return [part for pair in client.hgetall(key).items() for part in pair]
+        case b"zset":
+            return [*client.zrange(key, 0, -1)]
+        case b"list":
+            return [*client.lrange(key, 0, -1)]
+        case kind:
+            raise AssertionError(f"{key!r} is a {kind!r}")
+
+
+# What other processes run must be found by name, so it stands here.
+
+
+@dataclass(frozen=True)
+class LogInWork:
+    """Logs a user in with many tasks at once; returns the ids of the sessions."""
+
+    meeting: Meeting
+    rules: SessionRules
+    tasks: int
+
+    def __call__(self, _number: int) -> list[str]:
+        self.meeting.join()
+        return asyncio.run(self._run())
+
+    async def _run(self) -> list[str]:
+        async with open_sessions(self.meeting.url, self.rules) as sessions:
+            outcomes = await asyncio.gather(
+                *(log_in(sessions, deadline=later()) for _ in range(self.tasks)),
+                return_exceptions=True,
+            )
+        assert all(isinstance(each, Grant | SessionCapError) for each in outcomes)
+        return [each.session_id for each in outcomes if isinstance(each, Grant)]
+
+
+@dataclass(frozen=True)
+class RefreshWork:
+    """Trades one token with many tasks at once; returns the different answers."""
+
+    meeting: Meeting
+    refresh_token: str
+    tasks: int
+
+    def __call__(self, _number: int) -> set[Grant]:
+        self.meeting.join()
+        return asyncio.run(self._run())
+
+    async def _run(self) -> set[Grant]:
+        async with open_sessions(self.meeting.url) as sessions:
+            return set(
+                await asyncio.gather(
+                    *(
+                        sessions.refresh(self.refresh_token, deadline=later())
+                        for _ in range(self.tasks)
+                    )
+                )
+            )
+
+
+@dataclass(frozen=True)
+class AuthenticateWork:
+    """Checks tokens once; returns the codes."""
+
+    url: str
+    access_tokens: tuple[str, ...]
+
+    def __call__(self, _number: int) -> list[str]:
+        return asyncio.run(self._run())
+
+    async def _run(self) -> list[str]:
+        async with open_sessions(self.url) as sessions:
+            return [await code_of(sessions.authenticate(each)) for each in self.access_tokens]
