@@ -152,6 +152,7 @@ class SessionError(SarkError):
         reason: Why, for people; never the token or a part of it.
         decision_id: Id of the audit event, once the refusal has been recorded.
         user_id: Whom the token speaks for, once that was verified; else empty.
+        session_id: The session that the refusal has ended; else empty.
     """
 
     def __init__(self, code: str, reason: str, *, decision_id: str = "") -> None:
@@ -160,6 +161,7 @@ class SessionError(SarkError):
         self.reason = reason
         self.decision_id = decision_id
         self.user_id = ""
+        self.session_id = ""
 
 
 class TokenError(SessionError):

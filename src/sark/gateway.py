@@ -157,7 +157,7 @@ class Gateway:
         self.refusals = Refusals(store, queue.bounds)
         self.limiter = limiter
         self.budget = budget
-        self.admission = Admission(sessions, self.refusals, store.hub, budget=budget)
+        self.admission = Admission(sessions, self.refusals, queue, store.hub, budget=budget)
 
     async def authorize(self, request: Request) -> Answer:
         """Decide a request, and record the answer before returning it.

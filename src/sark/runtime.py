@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from sark.admission import Admission
 from sark.batch import BatchRequest, authorize_many
 from sark.errors import ConfigurationError, InvalidRequestError, SettingsError
 from sark.events import Hub
@@ -88,6 +89,11 @@ class Runtime:
     sessions: Sessions
     policies: PolicyReloader
     watcher: PolicyWatcher
+
+    @property
+    def admission(self) -> Admission:
+        """Begins, checks and ends sessions as the service does: recorded in the audit queue."""
+        return self.gateway.admission
 
     async def authorize(self, request: Request) -> Answer:
         """Decide a request; see ``Gateway.authorize``."""

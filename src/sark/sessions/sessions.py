@@ -190,10 +190,12 @@ class Sessions:
             scripts.REFRESH, self._keys(following, jti), arguments, deadline=deadline
         )
         verdict, *told = (part.decode() for part in reply.value)
-        if verdict == "reuse":
-            await self._revocations.confirm_reuse(claims.user_id, claims.session_id)
         if verdict != "ok":
-            raise refused(self._store.hub, error_of(verdict), claims.user_id)
+            refusal = error_of(verdict)
+            if verdict == "reuse":
+                refusal.session_id = claims.session_id
+                await self._revocations.confirm_reuse(claims.user_id, claims.session_id)
+            raise refused(self._store.hub, refusal, claims.user_id)
         rotated_at, expires_at, client_id, tier = told
         self._store.hub.emit(TokenRefreshed())
         access = self._claims(
