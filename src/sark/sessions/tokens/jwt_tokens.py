@@ -101,6 +101,11 @@ class JwtAccessTokens:
         self.hits = 0
         self.misses = 0
 
+    @property
+    def algorithm(self) -> str:
+        """What new tokens are signed with."""
+        return self._keys.active.algorithm
+
     def issue(self, claims: AccessClaims) -> str:
         """Sign a token.
 
