@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
@@ -100,10 +100,15 @@ def sessions_on(store: Store, rules: SessionRules | None = None, **options: Any)
 
 @asynccontextmanager
 async def open_sessions(
-    url: str, rules: SessionRules | None = None, *, hub: Hub | None = None, **options: Any
+    url: str,
+    rules: SessionRules | None = None,
+    *,
+    hub: Hub | None = None,
+    settings: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> AsyncIterator[Sessions]:
     """Open sessions on a server."""
-    async with open_store(url, hub=hub) as store:
+    async with open_store(url, hub=hub, **(settings or {})) as store:
         yield sessions_on(store, rules, **options)
 
 
