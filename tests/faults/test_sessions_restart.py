@@ -14,6 +14,8 @@ from tests.support.servers import ValkeyServer
 from tests.support.sessions import code_of, log_in, open_sessions
 
 Start = Callable[..., ValkeyServer]
+# WAIT is given half of it.
+IMPATIENT = {"valkey_socket_timeout": 0.8}
 APPEND_ONLY = {"appendonly": "yes", "appendfsync": "everysec"}
 
 
@@ -76,8 +78,8 @@ async def test_a_token_ahead_of_a_server_that_forgot_is_the_current_one(
 
 
 async def test_too_few_replicas_are_told_each_time(server: ValkeyServer) -> None:
-    options = {"valkey_socket_timeout": 0.8}
-    async with open_sessions(server.url, replicas=1, settings=options) as sessions:
+    await load_scripts(server)
+    async with open_sessions(server.url, replicas=1, settings=IMPATIENT) as sessions:
         grant = await log_in(sessions)
         for _ in range(2):
             with pytest.raises(ReplicationError):
@@ -93,9 +95,11 @@ async def test_a_copied_token_is_refused_even_when_its_end_is_not_safe(
     reused: list[RefreshReused] = []
     hub = Hub()
     hub.on(RefreshReused, reused.append)
-    options = {"valkey_socket_timeout": 0.8}
     rules = SessionRules(grace=0)
-    async with open_sessions(server.url, rules, hub=hub, replicas=1, settings=options) as sessions:
+    await load_scripts(server)
+    async with open_sessions(
+        server.url, rules, hub=hub, replicas=1, settings=IMPATIENT
+    ) as sessions:
         grant = await log_in(sessions)
         await sessions.refresh(grant.refresh_token)
         with pytest.raises(RefreshReuseError):
@@ -117,6 +121,13 @@ async def test_a_server_that_hangs_fails_everything_and_ends_nothing(server: Val
                 await sessions.refresh(grant.refresh_token)
         await until(lambda: answers(sessions.count("alice")), within=10, what="the server answers")
         await sessions.authenticate(grant.access_token)
+
+
+async def load_scripts(server: ValkeyServer) -> None:
+    """Let the server know the scripts: it waits twice when it has to be given one."""
+    async with open_sessions(server.url) as sessions:
+        await sessions.revoke("nobody", "none")
+        await sessions.revoke_user("nobody")
 
 
 async def answers(call: Awaitable[object]) -> bool:
