@@ -48,17 +48,19 @@ class SessionChecks:
         self._idle_ms = milliseconds(rules.idle)
         self._seen_ms = milliseconds(rules.seen_every)
 
-    async def authenticate(
-        self, access_token: str, ip: str | None, user_agent: str | None, deadline: float | None
-    ) -> AccessClaims:
-        """See ``Sessions.authenticate``."""
-        claims = await self.verify(access_token)
+    async def check(
+        self, claims: AccessClaims, ip: str | None, user_agent: str | None, deadline: float | None
+    ) -> None:
+        """Check that a verified token's session is alive: one round trip; errors as in ``judge``.
+
+        Raises:
+            StoreError: The server did not answer.
+        """
         check = self.prepare(claims, ip, user_agent)
         reply = await self._store.state.run(
             scripts.CHECK, check.keys, check.arguments, deadline=deadline, idempotent=True
         )
         self.judge(claims.user_id, reply.value)
-        return claims
 
     async def verify(self, access_token: str) -> AccessClaims:
         """Verify a token alone; the server isn't asked whether its session is alive.
