@@ -56,19 +56,32 @@ class Admission:
         self._hub = hub
         self._budget = budget
 
-    async def verify(self, access_token: str | None, user_id: str | None) -> AccessClaims:
+    async def identify(
+        self,
+        access_token: str | None,
+        *,
+        user_id: str | None,
+        ip: str | None,
+        user_agent: str | None,
+        deadline: float,
+    ) -> AccessClaims:
         """Verify an access token, and that it speaks for the user whom its request names, if any.
+
+        No I/O, unless it is an outside issuer's and begins a session; see ``Sessions.adopt``.
 
         Raises:
             InvalidRequestError: It is no string, or there are no sessions here.
             TokenError: It isn't accepted.
             UserMismatchError: It is another user's.
+            SessionError: Its session can't begin.
         """
         if not isinstance(access_token, str):
             kind = type(access_token).__name__
             raise InvalidRequestError("access_token", f"got {kind}, expected a string")
-        claims = await self._open().checks.verify(access_token)
+        sessions = self._open()
+        claims = await sessions.checks.verify(access_token)
         self._require_user(claims, user_id)
+        await sessions.adopt(claims, ip=ip, user_agent=user_agent, deadline=deadline)
         return claims
 
     def prepare(

@@ -405,6 +405,7 @@ def _sessions(
             cap=settings.session_cap,
             at_cap=settings.session_cap_policy,
             bind=settings.session_bind,
+            adopt=settings.session_adopt,
         ),
         issuer=settings.token_issuer,
         invalidate_user=generations.invalidate_user,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
@@ -56,6 +56,7 @@ class SignedTokens:
             "iat": claims.issued_at,
             "exp": claims.expires_at,
             "tier": claims.tier,
+            "outside": claims.outside,
         }
         return jwt.encode(spelled, KEY, algorithm="HS256")
 
@@ -65,7 +66,6 @@ class SignedTokens:
                 token,
                 KEY,
                 algorithms=["HS256"],
-                issuer=ISSUER,
                 options={"verify_exp": False, "verify_iat": False},
             )
         except jwt.PyJWTError:
@@ -81,6 +81,7 @@ class SignedTokens:
             said["iat"],
             said["exp"],
             said["tier"],
+            said["outside"],
         )
 
 
@@ -100,16 +101,29 @@ def sessions_on(store: Store, rules: SessionRules | None = None, **options: Any)
 
 @asynccontextmanager
 async def open_sessions(
-    url: str, rules: SessionRules | None = None, *, hub: Hub | None = None, **options: Any
+    url: str,
+    rules: SessionRules | None = None,
+    *,
+    hub: Hub | None = None,
+    settings: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> AsyncIterator[Sessions]:
     """Open sessions on a server."""
-    async with open_store(url, hub=hub) as store:
+    async with open_store(url, hub=hub, **(settings or {})) as store:
         yield sessions_on(store, rules, **options)
 
 
 async def log_in(sessions: Sessions, user_id: str = "alice", **fields: Any) -> Grant:
     """Begin a session."""
     return await sessions.create(user_id, **{"client_id": "web", **fields})
+
+
+def outside_token(user_id: str = "alice", session_id: str = "idp-1", jti: str = "t-1") -> str:
+    """Sign a token as an outside issuer would."""
+    now = int(time.time())
+    return SignedTokens().issue(
+        AccessClaims("https://idp", user_id, session_id, jti, "app", now, now + 600, outside=True)
+    )
 
 
 async def code_of(awaitable: Awaitable[object]) -> str:

@@ -150,6 +150,7 @@ def test_defaults() -> None:
         "session_cap": 10,
         "session_cap_policy": "end_oldest",
         "session_bind": "none",
+        "session_adopt": False,
         "access_token_ttl": 900,
         "refresh_grace": 10,
         "log_level": "info",

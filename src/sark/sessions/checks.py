@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from sark.errors import BindingError, TokenError
@@ -15,6 +16,8 @@ from sark.sessions.verdicts import error_of, refused
 from sark.store import Argument, Store
 
 __all__ = ["NO_CHECK", "SessionCheck", "SessionChecks", "session_keys"]
+
+NAMED_TOKENS = 4096
 
 
 class SessionCheck(NamedTuple):
@@ -47,18 +50,22 @@ class SessionChecks:
         self._bind = rules.bind
         self._idle_ms = milliseconds(rules.idle)
         self._seen_ms = milliseconds(rules.seen_every)
+        # A client uses one token for many requests, whose keys are then the same.
+        self._keys = lru_cache(maxsize=NAMED_TOKENS)(self._name_keys)
 
-    async def authenticate(
-        self, access_token: str, ip: str | None, user_agent: str | None, deadline: float | None
-    ) -> AccessClaims:
-        """See ``Sessions.authenticate``."""
-        claims = await self.verify(access_token)
+    async def check(
+        self, claims: AccessClaims, ip: str | None, user_agent: str | None, deadline: float | None
+    ) -> None:
+        """Check that a verified token's session is alive: one round trip; errors as in ``judge``.
+
+        Raises:
+            StoreError: The server did not answer.
+        """
         check = self.prepare(claims, ip, user_agent)
         reply = await self._store.state.run(
             scripts.CHECK, check.keys, check.arguments, deadline=deadline, idempotent=True
         )
         self.judge(claims.user_id, reply.value)
-        return claims
 
     async def verify(self, access_token: str) -> AccessClaims:
         """Verify a token alone; the server isn't asked whether its session is alive.
@@ -77,13 +84,15 @@ class SessionChecks:
         Raises:
             BindingError: The request doesn't say what sessions are bound to.
         """
-        keys, user_id = self._store.keys, claims.user_id
-        binding = self.binding(user_id, ip, user_agent)
-        token = keys.session_token(user_id, claims.jti)
+        binding = self.binding(claims.user_id, ip, user_agent)
         return SessionCheck(
-            [*session_keys(keys, user_id, claims.session_id), token],
+            self._keys(claims.user_id, claims.session_id, claims.jti),
             (claims.session_id, self._idle_ms, self._seen_ms, *binding),
         )
+
+    def _name_keys(self, user_id: str, session_id: str, jti: str) -> Sequence[str]:
+        keys = self._store.keys
+        return (*session_keys(keys, user_id, session_id), keys.session_token(user_id, jti))
 
     def binding(self, user_id: str, ip: str | None, user_agent: str | None) -> Binding:
         """Take what matters for the binding; errors as in ``prepare``."""

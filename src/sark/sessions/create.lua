@@ -11,8 +11,9 @@
 -- ARGV[7 ..]  the hash's fields and values, but for the times
 --
 -- Returns {'ok', created_at, expires_at, ids of ended sessions ...}; {'cap'} when it is refused;
--- {'ended'} when this very session began before and has ended. A repeat of the same call finds the
--- session alive and tells its times again, with the token if that is a new one.
+-- {'ended'} when this very session began before and has ended; {'known', created_at, expires_at}
+-- when it is alive already: a repeat of the same call, or a further token of an outside issuer's
+-- session, which is then known too.
 --
 -- The session that ends is the one that would end first without use: the one seen longest ago.
 -- Expired ones are dropped first, so that none of them counts.
@@ -25,7 +26,7 @@ local times = server.call('HMGET', hash, 'created_at', 'expires_at')
 if times[1] then
   if not session_live(index, hash, id, now_ms) then return {'ended'} end
   server.call('SET', KEYS[3], id, 'NX', 'PX', ARGV[6])
-  return {'ok', times[1], times[2]}
+  return {'known', times[1], times[2]}
 end
 server.call('ZREMRANGEBYSCORE', index, '-inf', now_ms)
 local expires_at = now_ms + tonumber(ARGV[4])

@@ -22,10 +22,9 @@ __all__ = [
 ]
 
 MAX_USER_ID_BYTES = 256
-MAX_CLIENT_ID_BYTES = 128
-MAX_TIER_BYTES = 32
+MAX_CLIENT_ID_BYTES = 256
+MAX_TIER_BYTES = 64
 MAX_USER_AGENT_BYTES = 4096
-MAX_SESSIONS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +40,7 @@ class SessionRules:
         cap: Most sessions of one user at a time.
         at_cap: What a login beyond the cap does.
         bind: What sessions are bound to.
+        adopt: Whether the token of an outside issuer begins a session when it is first seen.
     """
 
     lifetime: float = 7 * 86_400
@@ -51,6 +51,7 @@ class SessionRules:
     cap: int = 10
     at_cap: SessionCapPolicy = "end_oldest"
     bind: SessionBind = "none"
+    adopt: bool = False
 
 
 class Session(msgspec.Struct, frozen=True):
@@ -58,7 +59,7 @@ class Session(msgspec.Struct, frozen=True):
 
     Attributes:
         user_id: Whose it is.
-        session_id: Its id, a UUIDv7.
+        session_id: Its id: a UUIDv7, or a digest when an outside issuer vouches for it.
         client_id: The client that logged the user in.
         tier: The user's plan at the login.
         created_at: When it began.
@@ -66,6 +67,7 @@ class Session(msgspec.Struct, frozen=True):
         expires_at: When it ends however it is used.
         ip: The address that it began from; empty when unknown.
         user_agent: The user agent that it began with, shortened; empty when unknown.
+        outside: Whether an outside issuer vouches for it.
     """
 
     user_id: str
@@ -77,6 +79,7 @@ class Session(msgspec.Struct, frozen=True):
     expires_at: float
     ip: str
     user_agent: str
+    outside: bool = False
 
 
 class Grant(HidesTokens, frozen=True):
@@ -133,6 +136,7 @@ def session_of(user_id: str, session_id: str, reply: Sequence[bytes]) -> Session
         expires_at=seconds(b"expires_at"),
         ip=text(b"ip"),
         user_agent=text(b"user_agent"),
+        outside=b"outside" in fields,
     )
 
 

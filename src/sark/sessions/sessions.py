@@ -12,19 +12,16 @@ from collections.abc import Sequence
 
 from uuid_utils import uuid7
 
-from sark.errors import BindingError, InvalidRequestError, TokenError
-from sark.events import SessionCreated, SessionEnded, TokenRefreshed
+from sark.errors import TokenError
+from sark.events import TokenRefreshed
 from sark.sessions import scripts
-from sark.sessions.binding import Binding, canonical_ip
 from sark.sessions.checks import SessionChecks, session_keys
 from sark.sessions.claims import AccessClaims, AccessTokens
 from sark.sessions.directory import Directory
+from sark.sessions.logins import Logins, Origin, Subject
 from sark.sessions.refresh_token import RefreshClaims, RefreshTokens, token_hash
 from sark.sessions.revocations import InvalidateUser, Revocations
 from sark.sessions.session import (
-    MAX_CLIENT_ID_BYTES,
-    MAX_TIER_BYTES,
-    MAX_USER_AGENT_BYTES,
     MAX_USER_ID_BYTES,
     Grant,
     Revocation,
@@ -33,7 +30,6 @@ from sark.sessions.session import (
     check_text,
     milliseconds,
 )
-from sark.sessions.user_agent import user_agent_summary
 from sark.sessions.verdicts import error_of, refused
 from sark.store import Argument, Store
 
@@ -77,12 +73,13 @@ class Sessions:
         self.checks = SessionChecks(store, tokens, rules)
         self._revocations = Revocations(store, invalidate_user, replicas)
         self._directory = Directory(store)
+        self._logins = Logins(store, rules, self._revocations)
 
     async def create(
         self,
         user_id: str,
         *,
-        client_id: str,
+        client_id: str = "",
         ip: str | None = None,
         user_agent: str | None = None,
         tier: str = "",
@@ -92,10 +89,10 @@ class Sessions:
 
         Args:
             user_id: The user; 1 to 256 bytes.
-            client_id: The client that the user logged in with; 1 to 128 bytes.
+            client_id: The client that the user logged in with; at most 256 bytes.
             ip: The address that the user came from.
             user_agent: The user's ``User-Agent``; a summary of it is kept.
-            tier: The user's plan, which the access tokens will name; at most 32 bytes.
+            tier: The user's plan, which the access tokens will name; at most 64 bytes.
             deadline: On the event loop's clock, in seconds.
 
         Returns:
@@ -110,13 +107,15 @@ class Sessions:
         first = RefreshClaims(user_id, str(uuid7()), 0)
         refresh_token = self._refresh_tokens.issue(first)
         jti = self._refresh_tokens.access_token_id(first)
-        fields: list[Argument] = [
-            *("access_token_jti", jti),
-            *("refresh_token_hash", token_hash(refresh_token)),
-            *("refresh_counter", 0),
-            *self._fields(client_id, tier, ip, user_agent),
-        ]
-        created_at, expires_at = await self._begin(first, jti, fields, deadline)
+        created_at, expires_at = await self._logins.begin(
+            Subject(user_id, first.session_id, jti, self._rules.access),
+            [
+                *("refresh_token_hash", token_hash(refresh_token)),
+                *("refresh_counter", 0),
+                *self._logins.fields(Origin(client_id, ip, user_agent), tier),
+            ],
+            deadline,
+        )
         claims = self._claims(
             first, jti, client_id=client_id, tier=tier, issued_ms=created_at, ends_ms=expires_at
         )
@@ -144,7 +143,31 @@ class Sessions:
             BindingError: It is used from elsewhere.
             StoreError: The server did not answer, so it isn't accepted.
         """
-        return await self.checks.authenticate(access_token, ip, user_agent, deadline)
+        claims = await self.checks.verify(access_token)
+        await self.adopt(claims, ip=ip, user_agent=user_agent, deadline=deadline)
+        await self.checks.check(claims, ip, user_agent, deadline)
+        return claims
+
+    async def adopt(
+        self,
+        claims: AccessClaims,
+        *,
+        ip: str | None = None,
+        user_agent: str | None = None,
+        deadline: float | None = None,
+    ) -> None:
+        """Begin the session of an outside issuer's token, if it is the first of it seen here.
+
+        One round trip for each such token and process; none for our own tokens, or when sessions
+        are not adopted. A session that has ended is not begun again, whatever tokens come of it.
+
+        Raises:
+            SessionEndedError: It began before and has ended.
+            SessionCapError: As in ``create``.
+            BindingError: As in ``authenticate``.
+            StoreError: The server did not answer.
+        """
+        await self._logins.adopt(claims, ip, user_agent, deadline)
 
     async def refresh(
         self,
@@ -186,8 +209,15 @@ class Sessions:
             milliseconds(self._rules.access),
             *self.checks.binding(claims.user_id, ip, user_agent),
         ]
+        keys = self._store.keys
         reply = await self._store.state.run(
-            scripts.REFRESH, self._keys(following, jti), arguments, deadline=deadline
+            scripts.REFRESH,
+            [
+                *session_keys(keys, claims.user_id, claims.session_id),
+                keys.session_token(claims.user_id, jti),
+            ],
+            arguments,
+            deadline=deadline,
         )
         verdict, *told = (part.decode() for part in reply.value)
         if verdict != "ok":
@@ -282,59 +312,6 @@ class Sessions:
     async def sweep_forever(self, *, interval: float = SWEEP_INTERVAL_SECONDS) -> None:
         """Sweep now and then."""
         await self._revocations.sweep_forever(interval)
-
-    def _keys(self, of: RefreshClaims, jti: str) -> Sequence[str]:
-        keys = self._store.keys
-        token = keys.session_token(of.user_id, jti)
-        return (*session_keys(keys, of.user_id, of.session_id), token)
-
-    def _fields(
-        self, client_id: str, tier: str, ip: str | None, user_agent: str | None
-    ) -> Sequence[Argument]:
-        """Check what a session is given, and spell it as fields of its hash."""
-        check_text("client_id", client_id, most=MAX_CLIENT_ID_BYTES)
-        check_text("tier", tier, most=MAX_TIER_BYTES, empty=True)
-        check_text("user_agent", user_agent or "", most=MAX_USER_AGENT_BYTES, empty=True)
-        try:
-            binding = Binding.of(self._rules.bind, ip, user_agent)
-        except BindingError as error:
-            field = "ip" if error.code == "network" else error.code
-            raise InvalidRequestError(field, error.reason) from None
-        fields = {
-            "client_id": client_id,
-            "tier": tier,
-            "ip": canonical_ip(ip) if ip else "",
-            "user_agent": user_agent_summary(user_agent or ""),
-            "network": binding.network,
-            "agent": binding.agent,
-        }
-        return [part for name, value in fields.items() if value for part in (name, value)]
-
-    async def _begin(
-        self, first: RefreshClaims, jti: str, fields: Sequence[Argument], deadline: float | None
-    ) -> tuple[int, int]:
-        """Begin a session; when it began and when it will end, in milliseconds."""
-        rules = self._rules
-        arguments: Sequence[Argument] = [
-            *(first.session_id, rules.cap, rules.at_cap),
-            milliseconds(rules.lifetime),
-            milliseconds(rules.idle),
-            milliseconds(min(rules.access, rules.lifetime)),
-            *fields,
-        ]
-        # A repeat finds the session that the first attempt began.
-        reply = await self._store.state.run(
-            scripts.CREATE, self._keys(first, jti), arguments, deadline=deadline, idempotent=True
-        )
-        verdict, *told = (part.decode() for part in reply.value)
-        if verdict != "ok":
-            raise refused(self._store.hub, error_of(verdict), first.user_id)
-        created_at, expires_at, *ended = told
-        self._store.hub.emit(SessionCreated())
-        if ended:
-            self._revocations.leave_over(first.user_id, ended)
-            self._store.hub.emit(SessionEnded("cap", len(ended)))
-        return int(created_at), int(expires_at)
 
     def _claims(
         self,

@@ -449,6 +449,14 @@ class Settings(BaseSettings):
             ),
         )
     )
+    session_adopt: Annotated[bool, kinds.flag()] = Field(
+        default=False,
+        validation_alias="SARK_SESSION_ADOPT",
+        description=(
+            "Whether the token of a trusted outside issuer begins a session when it is first seen. "
+            "Otherwise such tokens are refused, as they have none."
+        ),
+    )
     access_token_ttl: Annotated[int, kinds.whole(10, 86_400, "seconds")] = Field(
         default=900,
         validation_alias="SARK_ACCESS_TOKEN_TTL",
