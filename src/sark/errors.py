@@ -23,6 +23,7 @@
     │   ├── RefreshReuseError       a refresh token came a second time; its session is revoked
     │   ├── UserMismatchError       the request names another user than its token
     │   └── SessionCapError         the user has as many sessions as are allowed
+    ├── IssuerUnavailableError      an outside issuer's keys cannot be had: nobody's fault here
     ├── EvaluationError             the policy engine failed; never cached, always a denial
     ├── LimitExceededError          a rate limit refused the request
     └── AuditError                  an answer's audit event was not accepted
@@ -41,6 +42,7 @@ __all__ = [
     "EmbeddedServerError",
     "EvaluationError",
     "InvalidRequestError",
+    "IssuerUnavailableError",
     "LimitExceededError",
     "PolicyError",
     "PoolExhaustedError",
@@ -174,6 +176,22 @@ class UserMismatchError(SessionError):
 
 class SessionCapError(SessionError):
     """The user has as many sessions as are allowed, and a new one ends none of them."""
+
+
+class IssuerUnavailableError(SarkError):
+    """A token's issuer does not give its keys, so nobody can tell whether the token is good.
+
+    Attributes:
+        issuer: Who does not answer.
+        reason: Why, without addresses.
+        retry_after: Seconds after which asking again makes sense.
+    """
+
+    def __init__(self, issuer: str, reason: str, *, retry_after: float = 1.0) -> None:
+        super().__init__(f"the keys of {issuer} are not available: {reason}")
+        self.issuer = issuer
+        self.reason = reason
+        self.retry_after = retry_after
 
 
 class EvaluationError(SarkError):

@@ -26,6 +26,8 @@ __all__ = [
     "GenerationChanged",
     "GuardChanged",
     "Hub",
+    "IssuerKeysFetched",
+    "IssuerUnavailable",
     "LimitRefused",
     "Looked",
     "NearCacheChanged",
@@ -33,6 +35,8 @@ __all__ = [
     "PolicyReloadFailed",
     "RoundTrip",
     "ScriptLoaded",
+    "SigningKeysChanged",
+    "SigningKeysRefused",
     "Warmed",
 ]
 
@@ -214,6 +218,52 @@ class EvaluatorBreakerChanged(Event, frozen=True):
 
     state: Literal["closed", "open", "half_open"]
     reason: str
+
+
+class SigningKeysChanged(Event, frozen=True):
+    """Other signing keys are in force in this process.
+
+    Attributes:
+        active: Kid of the one that signs.
+        keys: How many there are.
+    """
+
+    active: str
+    keys: int
+
+
+class SigningKeysRefused(Event, frozen=True):
+    """Changed signing keys could not be read; the known ones stay in force."""
+
+    reason: str
+
+
+class IssuerKeysFetched(Event, frozen=True):
+    """An outside issuer gave its keys.
+
+    Attributes:
+        issuer: One of ``SARK_TRUSTED_ISSUERS``.
+        keys: How many of them can be used.
+        changed: Whether they differ from those known before.
+    """
+
+    issuer: str
+    keys: int
+    changed: bool
+
+
+class IssuerUnavailable(Event, frozen=True):
+    """An outside issuer did not give its keys.
+
+    Attributes:
+        issuer: One of ``SARK_TRUSTED_ISSUERS``.
+        reason: Why, without addresses.
+        usable: Whether the keys known before are still in use.
+    """
+
+    issuer: str
+    reason: str
+    usable: bool
 
 
 E = TypeVar("E", bound=Event)

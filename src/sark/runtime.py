@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sark.batch import BatchRequest, authorize_many
@@ -36,6 +37,14 @@ from sark.policy.question import check_text
 from sark.policy.reload import PolicyReloader, PolicyWatcher, Reloaded, fingerprint
 from sark.policy.warm_up import WarmUp
 from sark.ratelimit import Limit, RateLimiter
+from sark.sessions.tokens import (
+    IssuerKeys,
+    JwksClient,
+    JwtAccessTokens,
+    KeyFile,
+    SigningKeys,
+    retention_of,
+)
 from sark.settings import Settings
 from sark.siem import EventQueue, QueueBounds
 from sark.store import Store, Topology
@@ -47,6 +56,7 @@ __all__ = ["Runtime", "generations_of", "open_runtime", "policy_directory"]
 SAMPLE_POLICIES = Path("examples/policies")
 REFUSALS_INTERVAL_SECONDS = 1.0
 EVALUATION_GRACE_SECONDS = 0.05
+ACCESS_TOKEN_TTL_SECONDS = 900
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +73,7 @@ class Runtime:
         embedded: The embedded server, when no ``VALKEY_URL`` was given.
         policies: Reads the policies again.
         watcher: Does so by itself when their files change.
+        tokens: Signs and verifies access tokens.
     """
 
     settings: Settings
@@ -74,6 +85,7 @@ class Runtime:
     embedded: EmbeddedServer | None
     policies: PolicyReloader
     watcher: PolicyWatcher
+    tokens: JwtAccessTokens
 
     async def authorize(self, request: Request) -> Answer:
         """Decide a request; see ``Gateway.authorize``."""
@@ -179,7 +191,10 @@ async def open_runtime(
         policies = _reloader(settings, decisions, hub)
         watcher = PolicyWatcher(policies, paths, seen, interval=settings.policy_watch_interval)
         await stack.enter_async_context(background(watcher.run(), "sark-policies"))
-        yield Runtime(settings, hub, store, gateway, hot, warm_up, embedded, policies, watcher)
+        tokens = await stack.enter_async_context(open_access_tokens(settings, hub))
+        yield Runtime(
+            settings, hub, store, gateway, hot, warm_up, embedded, policies, watcher, tokens
+        )
 
 
 def policy_directory(settings: Settings) -> Path:
@@ -262,6 +277,53 @@ def generations_of(
         user_token_ttl=2 * _tiers(settings).longest,
         replicas=settings.effective_wait_replicas,
     )
+
+
+def key_retention(settings: Settings) -> int:
+    """Seconds for which a signing key verifies after it has been retired."""
+    return retention_of(ACCESS_TOKEN_TTL_SECONDS, settings.token_leeway)
+
+
+@contextlib.asynccontextmanager
+async def open_access_tokens(settings: Settings, hub: Hub) -> AsyncIterator[JwtAccessTokens]:
+    """Open what signs and verifies access tokens, and keep its keys up to date.
+
+    Raises:
+        ConfigurationError: The signing keys cannot be used.
+    """
+    keys = SigningKeys(
+        KeyFile(key_directory(settings)),
+        algorithm=settings.token_algorithm,
+        retention=key_retention(settings),
+        hub=hub,
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        client = await stack.enter_async_context(JwksClient())
+        outside = [
+            IssuerKeys(
+                trusted.issuer,
+                partial(client.fetch, trusted.issuer, trusted.jwks_url),
+                refresh=settings.trusted_refresh,
+                stale=settings.trusted_stale,
+                hub=hub,
+            )
+            for trusted in settings.trusted_issuers or ()
+        ]
+        tokens = JwtAccessTokens(
+            keys,
+            issuer=settings.token_issuer,
+            audience=settings.token_audience,
+            leeway=settings.token_leeway,
+            outside=outside,
+            outside_audience=settings.trusted_audience or settings.token_audience,
+            outside_types=settings.trusted_types,
+            cache_entries=settings.token_cache_entries,
+        )
+        watching = keys.watch(settings.key_watch_interval)
+        await stack.enter_async_context(background(watching, "sark-signing-keys"))
+        for source in outside:
+            await stack.enter_async_context(background(source.run(), "sark-issuer-keys"))
+        yield tokens
 
 
 def _tiers(settings: Settings) -> TtlTiers:

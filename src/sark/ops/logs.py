@@ -24,9 +24,13 @@ from sark.events import (
     GenerationChanged,
     GuardChanged,
     Hub,
+    IssuerKeysFetched,
+    IssuerUnavailable,
     PoliciesReloaded,
     PolicyReloadFailed,
     ScriptLoaded,
+    SigningKeysChanged,
+    SigningKeysRefused,
     Warmed,
 )
 from sark.settings import LogFormat, LogLevel
@@ -130,6 +134,7 @@ def report_events(hub: Hub) -> None:
         elif any(fields[name] for name in fields.keys() - {"seconds"}):
             log.info("cache warmed", **fields)
 
+    _report_keys(hub, log)
     hub.on(Warmed, warmed)
     hub.on(GuardChanged, guard)
     hub.on(EvaluatorBreakerChanged, breaker)
@@ -155,4 +160,26 @@ def report_events(hub: Hub) -> None:
         lambda e: audit(
             "audit events refused", events=e.events, reason=e.reason, remedy=REMEDIES[e.reason]
         ),
+    )
+
+
+def _report_keys(hub: Hub, log: Any) -> None:
+    def issuer_fetched(event: IssuerKeysFetched) -> None:
+        if event.changed:
+            log.info("keys of an issuer changed", issuer=event.issuer, keys=event.keys)
+
+    hub.on(IssuerKeysFetched, issuer_fetched)
+    hub.on(
+        IssuerUnavailable,
+        lambda e: log.error(
+            "keys of an issuer not available", issuer=e.issuer, reason=e.reason, usable=e.usable
+        ),
+    )
+    hub.on(
+        SigningKeysChanged,
+        lambda e: log.info("signing keys changed", active=e.active, keys=e.keys),
+    )
+    hub.on(
+        SigningKeysRefused,
+        lambda e: log.error("signing keys refused, the known ones stay", reason=e.reason),
     )

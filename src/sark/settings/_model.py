@@ -13,11 +13,20 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from sark.errors import SettingsError
 from sark.settings import _kinds as kinds
 from sark.settings._environment import EnvironmentSource, variable_of
-from sark.settings._kinds import HostPort, Kind
-from sark.settings._rules import CacheKey, LogFormat, LogLevel, Topology, conflicts
+from sark.settings._kinds import HostPort, Kind, TrustedIssuer
+from sark.settings._rules import (
+    CacheKey,
+    LogFormat,
+    LogLevel,
+    TokenAlgorithm,
+    Topology,
+    conflicts,
+)
 from sark.settings._urls import ServerUrl
 
 _TOKEN = kinds.secret("at least 16 printable ASCII characters without spaces", r"[!-~]{16,}")
+
+_TOKEN_NAME = kinds.text("1 to 256 printable ASCII characters without spaces", r"[!-~]{1,256}")
 
 
 class Settings(BaseSettings):
@@ -211,6 +220,67 @@ class Settings(BaseSettings):
             "filled at the first start. Required with `VALKEY_URL`; otherwise `keys` in the data "
             "folder."
         ),
+    )
+    key_watch_interval: Annotated[float, kinds.number(0, 3600, "seconds", above=True)] = Field(
+        default=1.0,
+        validation_alias="SARK_KEY_WATCH_INTERVAL",
+        description="How often the folder of keys is looked at for a rotation of signing keys.",
+    )
+    token_issuer: Annotated[str, _TOKEN_NAME] = Field(
+        default="sark",
+        validation_alias="SARK_TOKEN_ISSUER",
+        description="Who issues access tokens (`iss`), usually the public URL of this service.",
+    )
+    token_audience: Annotated[str, _TOKEN_NAME] = Field(
+        default="sark",
+        validation_alias="SARK_TOKEN_AUDIENCE",
+        description="Whom access tokens are for (`aud`); others are refused.",
+    )
+    token_algorithm: Annotated[TokenAlgorithm, kinds.choice("EdDSA", "RS256")] = Field(
+        default="EdDSA",
+        validation_alias="SARK_TOKEN_ALGORITHM",
+        description="What new signing keys sign with; keys that are there keep theirs.",
+    )
+    token_leeway: Annotated[int, kinds.whole(0, 300, "seconds")] = Field(
+        default=30,
+        validation_alias="SARK_TOKEN_LEEWAY",
+        description="How far clocks may differ when the times in a token are checked.",
+    )
+    token_cache_entries: Annotated[int, kinds.whole(0, 10_000_000, "entries")] = Field(
+        default=10_000,
+        validation_alias="SARK_TOKEN_CACHE_ENTRIES",
+        description=(
+            "Most access tokens whose signature is remembered as verified, in each process; 0 "
+            "verifies each time."
+        ),
+    )
+    trusted_issuers: Annotated[tuple[TrustedIssuer, ...] | None, kinds.trusted_issuers()] = Field(
+        default=None,
+        validation_alias="SARK_TRUSTED_ISSUERS",
+        description="Outside identity providers whose access tokens are accepted.",
+    )
+    trusted_audience: Annotated[str | None, _TOKEN_NAME] = Field(
+        default=None,
+        validation_alias="SARK_TRUSTED_AUDIENCE",
+        description="Whom their tokens must be for (`aud`). Unset: `SARK_TOKEN_AUDIENCE`.",
+    )
+    trusted_types: Annotated[tuple[str, ...], kinds.names("[A-Za-z0-9+./-]{1,64}")] = Field(
+        default=("at+jwt",),
+        validation_alias="SARK_TRUSTED_TYPES",
+        description=(
+            "Values of `typ` that their tokens may have. Providers from before RFC 9068 write "
+            "`JWT`, in identity tokens too, which only the audience then keeps out."
+        ),
+    )
+    trusted_refresh: Annotated[int, kinds.whole(10, 86_400, "seconds")] = Field(
+        default=300,
+        validation_alias="SARK_TRUSTED_REFRESH",
+        description="How often their keys are fetched.",
+    )
+    trusted_stale: Annotated[int, kinds.whole(60, 604_800, "seconds")] = Field(
+        default=3600,
+        validation_alias="SARK_TRUSTED_STALE",
+        description="How long their keys stay in use after the last answer.",
     )
     request_budget_ms: Annotated[int, kinds.whole(1, 60_000, "milliseconds")] = Field(
         default=250,
