@@ -163,7 +163,7 @@ def test_version(run: Run) -> None:
 def test_without_arguments_it_helps(run: Run) -> None:
     code, out, err = run()
     assert code == 2
-    for command in ("serve", "demo", "authorize", "settings", "keyspace"):
+    for command in ("serve", "demo", "authorize", "settings", "keyspace", "keys"):
         assert command in out + err
 
 

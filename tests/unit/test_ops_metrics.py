@@ -22,6 +22,8 @@ from sark.events import (
     GenerationChanged,
     GuardChanged,
     Hub,
+    IssuerKeysFetched,
+    IssuerUnavailable,
     LimitRefused,
     Looked,
     NearCacheChanged,
@@ -29,6 +31,8 @@ from sark.events import (
     PolicyReloadFailed,
     RoundTrip,
     ScriptLoaded,
+    SigningKeysChanged,
+    SigningKeysRefused,
     Warmed,
 )
 from sark.ops.metrics import Metrics
@@ -127,6 +131,16 @@ EXPECTED: list[tuple[Event, dict[str, float]]] = [
             "sark_warm_ups_total result=completed": 1,
         },
     ),
+    (SigningKeysChanged("kid", 3), {"sark_signing_key_changes_total result=changed": 1}),
+    (SigningKeysRefused("x"), {"sark_signing_key_changes_total result=refused": 1}),
+    (
+        IssuerKeysFetched("idp", 2, changed=True),
+        {"sark_issuer_key_fetches_total issuer=idp result=ok": 1},
+    ),
+    (
+        IssuerUnavailable("idp", "x", usable=True),
+        {"sark_issuer_key_fetches_total issuer=idp result=failed": 1},
+    ),
     (AuditRefused(2, "full"), {"sark_audit_events_refused_total reason=full": 2}),
 ]
 
@@ -174,6 +188,9 @@ def test_counts_add_up() -> None:
         GenerationChanged("user", "marked"),
         GuardChanged("state", is_open=True, reason="marked"),
         ScriptLoaded("state", "marked"),
+        SigningKeysChanged("marked", 1),
+        SigningKeysRefused("marked"),
+        IssuerUnavailable("idp", "marked", usable=False),
         Warmed(0, 0, 0, 0, 0, seconds=0.5, reason="marked"),
     ],
     ids=lambda event: type(event).__name__,

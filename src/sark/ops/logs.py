@@ -169,12 +169,13 @@ def _report_keys(hub: Hub, log: Any) -> None:
             log.info("keys of an issuer changed", issuer=event.issuer, keys=event.keys)
 
     hub.on(IssuerKeysFetched, issuer_fetched)
-    hub.on(
-        IssuerUnavailable,
-        lambda e: log.error(
-            "keys of an issuer not available", issuer=e.issuer, reason=e.reason, usable=e.usable
-        ),
-    )
+
+    def issuer_unavailable(event: IssuerUnavailable) -> None:
+        # Its tokens are refused only once the keys known before are too old.
+        report = log.warning if event.usable else log.error
+        report("keys of an issuer not available", **msgspec.structs.asdict(event))
+
+    hub.on(IssuerUnavailable, issuer_unavailable)
     hub.on(
         SigningKeysChanged,
         lambda e: log.info("signing keys changed", active=e.active, keys=e.keys),
