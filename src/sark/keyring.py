@@ -16,7 +16,13 @@ from pathlib import Path
 
 from sark.errors import ConfigurationError
 
-__all__ = ["KEY_BYTES", "mac_key", "private_file", "replace_private_file"]
+__all__ = [
+    "KEY_BYTES",
+    "ensure_private_file",
+    "mac_key",
+    "read_private_file",
+    "replace_private_file",
+]
 
 KEY_BYTES = 32
 MAC_KEY_NAME = "mac.key"
@@ -35,7 +41,8 @@ def mac_key(directory: Path) -> bytes:
         ConfigurationError: The directory or the file cannot be used, or others can read it.
     """
     path = directory / MAC_KEY_NAME
-    key = private_file(path, lambda: secrets.token_bytes(KEY_BYTES), max_bytes=KEY_BYTES)
+    ensure_private_file(path, lambda: secrets.token_bytes(KEY_BYTES))
+    key = read_private_file(path, max_bytes=KEY_BYTES)
     if len(key) != KEY_BYTES:
         raise ConfigurationError(
             f"{path}: got {len(key)} bytes, expected {KEY_BYTES}; SARK_KEY_DIR holds another file"
@@ -43,24 +50,34 @@ def mac_key(directory: Path) -> bytes:
     return key
 
 
-def private_file(path: Path, make: Callable[[], bytes], *, max_bytes: int) -> bytes:
-    """Read a file that only its owner can read, or make it.
+def ensure_private_file(path: Path, make: Callable[[], bytes]) -> None:
+    """Make a file that only its owner can read, unless there is one.
+
+    Of several processes that come at once, the first one's content stays.
 
     Args:
-        path: Where it is; its directory is created, for its user alone, when it is missing.
-        make: Makes the content when there is no such file.
-        max_bytes: Size up to which it is expected.
-
-    Returns:
-        Its content; one byte more than ``max_bytes`` when it is larger than expected.
+        path: Where it is to be; its directory is created, for its user alone, when it is missing.
+        make: Makes its content.
 
     Raises:
-        ConfigurationError: The directory or the file cannot be used, or others can read it.
+        ConfigurationError: The directory or the file cannot be used.
     """
     with _explained(path):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
             _create_once(path, make())
+
+
+def read_private_file(path: Path, *, max_bytes: int) -> bytes:
+    """Read a file that only its owner can read.
+
+    Returns:
+        Its content; one byte more than ``max_bytes`` when it is larger than that.
+
+    Raises:
+        ConfigurationError: It is missing, cannot be used, or others can read it.
+    """
+    with _explained(path):
         return _read_private(path, max_bytes + 1)
 
 

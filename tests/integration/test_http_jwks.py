@@ -13,6 +13,7 @@ import pytest
 from sark.errors import TokenError
 from sark.events import Hub
 from sark.runtime import open_access_tokens
+from sark.sessions.tokens import issuer_keys
 from sark.settings import Settings, TrustedIssuer
 from tests.support.polling import until
 from tests.support.service import SarkService, assert_problem, call_sark, http_client
@@ -83,8 +84,11 @@ async def test_a_rotation_is_published_by_the_running_service(
     assert [line["event"] for line in service.logs][-1] == "signing keys changed"
 
 
-async def test_another_deployment_trusts_this_one(service: SarkService, tmp_path: Path) -> None:
+async def test_another_deployment_trusts_this_one(
+    service: SarkService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As an outside issuer, with everything wired as in production."""
+    monkeypatch.setattr(issuer_keys, "WAIT_SECONDS", 30.0)
     url, now = service.url + PATH, int(time.time())
     theirs = access_tokens(signing_keys(service.directory / "keys"), issuer="other")
     token = theirs.issue(claims(issuer="other", issued_at=now, expires_at=now + 60))

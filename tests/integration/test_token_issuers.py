@@ -52,6 +52,12 @@ class Verifier:
         return caught.value.code
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let requests wait for the issuer, however busy the machine is."""
+    monkeypatch.setattr(issuer_keys, "WAIT_SECONDS", 30.0)
+
+
 @asynccontextmanager
 async def verifier(issuer: Issuer, directory: Path, **options: Any) -> AsyncIterator[Verifier]:
     """Trust an issuer, without asking it in the background."""

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sark.errors import InvalidRequestError, TokenError
-from sark.sessions.claims import AccessClaims
+from sark.sessions.claims import AccessClaims, AccessTokens
 from sark.sessions.tokens import JwtAccessTokens, SigningKeys
 from sark.sessions.tokens.compact import MAX_TOKEN_BYTES
 from sark.sessions.tokens.keys import Algorithm, SigningKey
@@ -116,6 +116,11 @@ async def test_a_token_that_another_library_reads(tokens: JwtAccessTokens) -> No
         token, key, audience="sark", options={"verify_exp": False, "verify_iat": False}
     )
     assert read["sub"] == "用户-☃"
+
+
+def test_it_is_what_sessions_ask_for(tokens: JwtAccessTokens) -> None:
+    asked_for: AccessTokens = tokens
+    assert asked_for.issue(claims()) == tokens.issue(claims())
 
 
 def test_only_tokens_of_our_own_are_signed(tokens: JwtAccessTokens) -> None:

@@ -24,7 +24,7 @@ Fetch = Callable[[], Awaitable[dict[str, VerificationKey]]]
 UNKNOWN_KEY_SECONDS = 10.0
 FIRST_RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 60.0
-WAIT_SECONDS = 1.0
+WAIT_SECONDS = 0.25
 """How long a request waits for the issuer at most; the question itself may go on for longer."""
 
 
@@ -38,6 +38,10 @@ class IssuerKeys:
         stale: Seconds for which keys stay in use after the last answer.
         hub: Where answers and their absence are reported.
         clock: Unix time.
+
+    Attributes:
+        issuer: The issuer.
+        version: Another number after each change: what was verified before is to be forgotten.
     """
 
     def __init__(
@@ -51,7 +55,7 @@ class IssuerKeys:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.issuer = issuer
-        self.on_change: Callable[[], None] = lambda: None
+        self.version = 0
         self._fetch = fetch
         self._refresh = refresh
         self._stale = stale
@@ -132,8 +136,7 @@ class IssuerKeys:
         self._usable_until = self._clock() + self._stale
         changed = _material(keys) != _material(self._keys)
         self._keys = keys
-        if changed:
-            self.on_change()
+        self.version += changed
         self._hub.emit(IssuerKeysFetched(self.issuer, len(keys), changed=changed))
 
 

@@ -32,6 +32,8 @@ REFUSED_HEADER = frozenset({"crit", "b64", "zip", "enc"})
 
 
 class _KeySource(Protocol):
+    version: int
+
     async def find(self, kid: str) -> FoundKey: ...
 
 
@@ -42,8 +44,12 @@ class _Issuer(NamedTuple):
 
 
 class _Verified(NamedTuple):
+    """What a token said, as long as the time has not come and its issuer's keys are the same."""
+
     claims: AccessClaims
     until: float
+    keys: _KeySource
+    version: int
 
 
 class JwtAccessTokens:
@@ -92,8 +98,6 @@ class JwtAccessTokens:
         for source in outside:
             theirs = Expectation(source.issuer, outside_audience or audience, leeway, outside=True)
             self._issuers[source.issuer] = _Issuer(source, theirs, types)
-            source.on_change = self._verified.clear
-        keys.on_change = self._verified.clear
         self.hits = 0
         self.misses = 0
 
@@ -129,7 +133,11 @@ class JwtAccessTokens:
             raise TokenError("malformed", "the token has characters outside ASCII")
         digest = sha256(token.encode()).digest()
         known = self._verified.get(digest)
-        if known is not None and self._clock() < known.until:
+        if (
+            known is not None
+            and known.version == known.keys.version
+            and self._clock() < known.until
+        ):
             self.hits += 1
             return known.claims
         self.misses += 1
@@ -151,7 +159,8 @@ class JwtAccessTokens:
         claims = read_claims(token.payload, issuer.expectation, self._clock())
         if self._cache_entries:
             until = min(until, claims.expires_at + self._leeway)
-            self._verified.insert(digest, _Verified(claims, until))
+            version = issuer.keys.version
+            self._verified.insert(digest, _Verified(claims, until, issuer.keys, version))
         return claims
 
     def _issuer_of(self, token: CompactToken) -> _Issuer:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from sark.errors import ConfigurationError
-from sark.keyring import private_file, replace_private_file
+from sark.keyring import ensure_private_file, read_private_file, replace_private_file
 from sark.sessions.tokens.key_set import KeyRecord, KeySet, KeyState
 from sark.sessions.tokens.keys import Algorithm, SigningKey
 
@@ -73,7 +73,7 @@ class KeyFile:
         Raises:
             ConfigurationError: There are none, others can read them, or they are unusable.
         """
-        return self._parse(private_file(self.path, _missing, max_bytes=MAX_FILE_BYTES))
+        return self._parse(read_private_file(self.path, max_bytes=MAX_FILE_BYTES))
 
     def read_or_create(self, algorithm: Algorithm, now: int) -> KeySet:
         """Read the keys; make them when this is the first start.
@@ -85,11 +85,8 @@ class KeyFile:
         Raises:
             ConfigurationError: As ``read``.
         """
-
-        def make() -> bytes:
-            return _encode(KeySet.first(algorithm, now))
-
-        return self._parse(private_file(self.path, make, max_bytes=MAX_FILE_BYTES))
+        ensure_private_file(self.path, lambda: _encode(KeySet.first(algorithm, now)))
+        return self.read()
 
     def change(self, decide: Callable[[KeySet], KeySet]) -> KeySet:
         """Replace the keys by what ``decide`` makes of them; changes come one after the other.
@@ -117,12 +114,6 @@ class KeyFile:
         if states.count("active") != 1 or states.count("next") > 1:
             raise ConfigurationError(f"{self.path}: expected one active and at most one next key")
         return keys
-
-
-def _missing() -> bytes:
-    raise ConfigurationError(
-        "there are no signing keys: they are made at the first start, or by `sark keys generate`"
-    )
 
 
 def _record(entry: _Entry) -> KeyRecord:

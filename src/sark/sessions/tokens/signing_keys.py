@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -19,6 +20,8 @@ __all__ = ["FoundKey", "SigningKeys", "retention_of"]
 
 LOOK_SECONDS = 1.0
 """Unknown kids make a process look at the file at most this often."""
+
+_log = logging.getLogger("sark.sessions.tokens")
 
 
 class FoundKey(NamedTuple):
@@ -53,6 +56,9 @@ class SigningKeys:
 
     Raises:
         ConfigurationError: The file is unusable.
+
+    Attributes:
+        version: Another number after each change: what was verified before is to be forgotten.
     """
 
     def __init__(
@@ -72,7 +78,7 @@ class SigningKeys:
         self._next_look = 0.0
         # Taken before the file is read: what changes meanwhile is seen at the next look.
         self._mark = file.mark()
-        self.on_change: Callable[[], None] = lambda: None
+        self.version = 0
         self._adopt(file.read_or_create(algorithm, int(clock())))
 
     @property
@@ -112,16 +118,19 @@ class SigningKeys:
                 self._hub.emit(SigningKeysRefused(str(error)))
                 return
             self._adopt(keys)
-            self.on_change()
             self._hub.emit(SigningKeysChanged(self.active.kid, len(keys.records)))
 
     async def watch(self, interval: float) -> None:
         """Look at the file in intervals, in seconds, until cancelled."""
         while True:
             await asyncio.sleep(interval)
-            await self.look()
+            try:
+                await self.look()
+            except Exception:  # noqa: BLE001 - a bug must not end the watch; the known keys stay
+                _log.exception("looking for changed signing keys failed")
 
     def _adopt(self, keys: KeySet) -> None:
+        self.version += 1
         self._keys = keys
         self._by_kid = {record.key.kid: record for record in keys.records}
         self._active = keys.active.key
