@@ -297,19 +297,9 @@ async def open_access_tokens(settings: Settings, hub: Hub) -> AsyncIterator[JwtA
         retention=key_retention(settings),
         hub=hub,
     )
-    async with contextlib.AsyncExitStack() as stack:
-        client = await stack.enter_async_context(JwksClient())
-        outside = [
-            IssuerKeys(
-                trusted.issuer,
-                partial(client.fetch, trusted.issuer, trusted.jwks_url),
-                refresh=settings.trusted_refresh,
-                stale=settings.trusted_stale,
-                hub=hub,
-            )
-            for trusted in settings.trusted_issuers or ()
-        ]
-        tokens = JwtAccessTokens(
+    watching = background(keys.watch(settings.key_watch_interval), "sark-signing-keys")
+    async with watching, _open_issuers(settings, hub) as outside:
+        yield JwtAccessTokens(
             keys,
             issuer=settings.token_issuer,
             audience=settings.token_audience,
@@ -319,11 +309,27 @@ async def open_access_tokens(settings: Settings, hub: Hub) -> AsyncIterator[JwtA
             outside_types=settings.trusted_types,
             cache_entries=settings.token_cache_entries,
         )
-        watching = keys.watch(settings.key_watch_interval)
-        await stack.enter_async_context(background(watching, "sark-signing-keys"))
-        for source in outside:
+
+
+@contextlib.asynccontextmanager
+async def _open_issuers(settings: Settings, hub: Hub) -> AsyncIterator[list[IssuerKeys]]:
+    """Fetch the keys of the trusted issuers, now and from time to time."""
+    if not settings.trusted_issuers:
+        yield []
+        return
+    async with JwksClient() as client, contextlib.AsyncExitStack() as stack:
+        found = []
+        for trusted in settings.trusted_issuers:
+            source = IssuerKeys(
+                trusted.issuer,
+                partial(client.fetch, trusted.issuer, trusted.jwks_url),
+                refresh=settings.trusted_refresh,
+                stale=settings.trusted_stale,
+                hub=hub,
+            )
             await stack.enter_async_context(background(source.run(), "sark-issuer-keys"))
-        yield tokens
+            found.append(source)
+        yield found
 
 
 def _tiers(settings: Settings) -> TtlTiers:

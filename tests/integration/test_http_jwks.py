@@ -84,6 +84,25 @@ async def test_a_rotation_is_published_by_the_running_service(
     assert [line["event"] for line in service.logs][-1] == "signing keys changed"
 
 
+async def test_the_metrics_tell_of_keys_and_tokens(
+    service: SarkService, http: aiohttp.ClientSession
+) -> None:
+    async def value_of(sample: str) -> float:
+        async with http.get("/metrics") as response:
+            lines = dict(line.rsplit(" ", 1) for line in (await response.text()).splitlines())
+        return float(lines.get(sample, 0))
+
+    assert await value_of('sark_token_verifications{state="warm"}') == 0
+    changes = 'sark_signing_key_changes_total{result="changed"}'
+    before = await value_of(changes)
+    rotate(service)
+
+    async def counted() -> bool:
+        return await value_of(changes) == before + 1
+
+    await until(counted, within=10, what="the rotation is counted, once")
+
+
 async def test_another_deployment_trusts_this_one(
     service: SarkService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

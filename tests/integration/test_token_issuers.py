@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from aiohttp import web
 
 from sark.errors import IssuerUnavailableError, TokenError
@@ -389,6 +391,27 @@ async def test_a_bad_answer_is_no_answer(
         assert [type(event) for event in trusting.events] == [IssuerUnavailable]
         # Tokens of our own don't depend on anybody.
         assert await trusting.tokens.verify(trusting.tokens.issue(claims())) == claims()
+
+
+async def test_the_certificate_of_an_issuer_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority, trusted = trustme.CA(), tmp_path / "authority.pem"
+    authority.cert_pem.write_to_path(str(trusted))
+
+    async def fetched(name: str, authorities: Path | None) -> int:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert(name).configure_cert(tls)
+        if authorities is not None:
+            monkeypatch.setenv("SSL_CERT_FILE", str(authorities))
+        issuer = Issuer(NAME)
+        async with issuer.serve(tls=tls), JwksClient() as client:
+            return len(await client.fetch(NAME, issuer.url))
+
+    for name, authorities in (("127.0.0.1", None), ("other.example", trusted)):
+        with pytest.raises(IssuerUnavailableError, match="certificate is refused"):
+            await fetched(name, authorities)
+    assert await fetched("127.0.0.1", trusted) == 1
 
 
 async def test_an_issuer_that_is_down_and_comes_back(tmp_path: Path, no_pause: None) -> None:

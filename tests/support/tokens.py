@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -142,16 +143,18 @@ class Issuer:
         return web.json_response({"keys": self.published})
 
     @asynccontextmanager
-    async def serve(self, port: int = 0) -> AsyncIterator[None]:
+    async def serve(
+        self, port: int = 0, *, tls: ssl.SSLContext | None = None
+    ) -> AsyncIterator[None]:
         """Answer on a port of this machine."""
         app = web.Application()
         app.router.add_get("/jwks.json", self._handle)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", port)
+        site = web.TCPSite(runner, "127.0.0.1", port, ssl_context=tls)
         await site.start()
         host, bound = runner.addresses[0][:2]
-        self.url = f"http://{host}:{bound}/jwks.json"
+        self.url = f"{'https' if tls else 'http'}://{host}:{bound}/jwks.json"
         try:
             yield
         finally:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from sark.errors import InvalidRequestError, TokenError
 from sark.sessions.claims import AccessClaims, AccessTokens
 from sark.sessions.tokens import JwtAccessTokens, SigningKeys
-from sark.sessions.tokens.compact import MAX_TOKEN_BYTES
+from sark.sessions.tokens.jwt_tokens import MAX_TOKEN_BYTES
 from sark.sessions.tokens.keys import Algorithm, SigningKey
 from tests.support.tokens import (
     LEEWAY,

@@ -115,6 +115,13 @@ def test_outside_keys_that_cannot_be_used(change: dict[str, object]) -> None:
         VerificationKey.from_jwk({**good, **change})
 
 
+def test_a_private_key_that_an_issuer_publishes_is_not_believed() -> None:
+    for algorithm in ("EdDSA", "RS256"):
+        key = SigningKey.generate("EdDSA" if algorithm == "EdDSA" else "RS256")
+        with pytest.raises(ValueError, match="not a public key"):
+            VerificationKey.from_jwk({**key.private_jwk(), "kid": key.kid})
+
+
 def test_a_short_rsa_key_is_refused() -> None:
     from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
     from jwt.algorithms import RSAAlgorithm
@@ -308,10 +315,10 @@ class FirstStart:
 
 
 def test_many_first_starts_at_once_agree(pool: ProcessPoolExecutor, tmp_path: Path) -> None:
-    found = list(pool.map(FirstStart(tmp_path), range(90)))
-    for start in range(0, 90, 6):
+    found = list(pool.map(FirstStart(tmp_path), range(48)))
+    for start in range(0, 48, 6):
         assert len(set(found[start : start + 6])) == 1
-    assert len(set(found)) == 15
+    assert len(set(found)) == 8
 
 
 @dataclass(frozen=True)
@@ -384,6 +391,17 @@ async def test_a_rotation_is_noticed_without_a_request(tmp_path: Path) -> None:
         assert published(keys.jwks())[0] == kid
     finally:
         await cancel(watching)
+
+
+async def test_the_first_start_is_no_change(tmp_path: Path) -> None:
+    hub, told = Hub(), list[Event]()
+    hub.on(SigningKeysChanged, told.append)
+    keys = signing_keys(tmp_path, hub=hub)
+    path = tmp_path / KEY_FILE_NAME
+    await keys.look()
+    path.touch()
+    await keys.look()
+    assert (told, keys.version) == ([], 1)
 
 
 async def test_unusable_keys_leave_the_known_ones_in_force(tmp_path: Path) -> None:

@@ -14,10 +14,7 @@ from typing import Any, NamedTuple
 from sark.errors import TokenError
 from sark.sessions.tokens.strict_json import strict_object
 
-__all__ = ["MAX_TOKEN_BYTES", "CompactToken", "encode_base64url", "read_compact"]
-
-MAX_TOKEN_BYTES = 8192
-"""Servers of HTTP refuse header lines beyond 8 KB as well."""
+__all__ = ["CompactToken", "encode_base64url", "read_compact"]
 
 PARTS = 3
 
@@ -41,11 +38,12 @@ class CompactToken(NamedTuple):
 def read_compact(token: str) -> CompactToken:
     """Take a token apart.
 
+    Args:
+        token: ASCII of a bounded length.
+
     Raises:
-        TokenError: ``too_long``, before anything is decoded, or ``malformed``.
+        TokenError: ``malformed``.
     """
-    if len(token) > MAX_TOKEN_BYTES:
-        raise TokenError("too_long", f"the token is longer than {MAX_TOKEN_BYTES} characters")
     parts = token.split(".")
     if len(parts) != PARTS:
         raise TokenError("malformed", f"expected {PARTS} parts with a dot between them")

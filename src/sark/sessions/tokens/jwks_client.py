@@ -40,7 +40,10 @@ class JwksClient:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
+        context = ssl.create_default_context()
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=context),
             headers={
                 "Accept": "application/jwk-set+json, application/json",
                 "Accept-Encoding": "identity",

@@ -17,13 +17,16 @@ from cachebox import LRUCache
 
 from sark.errors import InvalidRequestError, TokenError
 from sark.sessions.claims import AccessClaims
-from sark.sessions.tokens.compact import MAX_TOKEN_BYTES, CompactToken, read_compact
+from sark.sessions.tokens.compact import CompactToken, read_compact
 from sark.sessions.tokens.issuer_keys import IssuerKeys
 from sark.sessions.tokens.keys import ACCEPTED_ALGORITHMS, TOKEN_TYPE
 from sark.sessions.tokens.profile import Expectation, read_claims, write_claims
 from sark.sessions.tokens.signing_keys import FoundKey, SigningKeys
 
-__all__ = ["JwtAccessTokens"]
+__all__ = ["MAX_TOKEN_BYTES", "JwtAccessTokens"]
+
+MAX_TOKEN_BYTES = 8192
+"""Servers of HTTP refuse header lines beyond 8 KB as well."""
 
 MAX_KID_BYTES = 256
 OUR_HEADER = frozenset({"alg", "kid", "typ"})

@@ -71,6 +71,11 @@ class KeySet:
         """The one that will sign."""
         return next((record for record in self.records if record.state == "next"), None)
 
+    @property
+    def states(self) -> list[tuple[str, KeyState]]:
+        """The kid and the state of each: all that can change from one moment to another."""
+        return [(record.key.kid, record.state) for record in self.records]
+
     @classmethod
     def first(cls, algorithm: Algorithm, now: int) -> KeySet:
         """Make the keys of a new deployment: one to sign, one to follow it."""

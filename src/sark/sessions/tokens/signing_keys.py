@@ -117,6 +117,8 @@ class SigningKeys:
             except ConfigurationError as error:
                 self._hub.emit(SigningKeysRefused(str(error)))
                 return
+            if keys.states == self._keys.states:
+                return
             self._adopt(keys)
             self._hub.emit(SigningKeysChanged(self.active.kid, len(keys.records)))
 
