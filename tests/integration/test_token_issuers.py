@@ -180,6 +180,13 @@ async def test_an_outside_key_signs_for_its_issuer_only(issuer: Issuer, tmp_path
         assert await trusting.code(forged) == "algorithm"
 
 
+async def test_nobody_outside_can_take_our_name(tmp_path: Path) -> None:
+    issuer = Issuer("sark")
+    async with issuer.serve(), verifier(issuer, tmp_path) as trusting:
+        assert await trusting.code(issuer.token()) == "unknown_key"
+        assert await trusting.tokens.verify(trusting.tokens.issue(claims())) == claims()
+
+
 async def test_keys_that_an_outside_token_brings_are_not_looked_at(
     issuer: Issuer, tmp_path: Path
 ) -> None:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from sark.errors import ConfigurationError, TokenError
 from sark.events import Event, Hub, SigningKeysChanged, SigningKeysRefused
 from sark.sessions.tokens import KeyFile, KeySet, retention_of
+from sark.sessions.tokens import signing_keys as signing_keys_module
 from sark.sessions.tokens.key_file import KEY_FILE_NAME
 from sark.sessions.tokens.key_set import PUBLISHED_SECONDS, RETIREMENT_SLACK_SECONDS
 from sark.sessions.tokens.keys import SigningKey, VerificationKey, thumbprint
@@ -377,6 +378,34 @@ async def test_an_unknown_key_makes_a_process_look(
     assert await tokens.verify(token) == claims()
     assert await tokens.verify(before) == claims()
     assert tokens.issue(claims()) == token
+
+
+async def test_many_tokens_of_an_unknown_key_at_once(tmp_path: Path) -> None:
+    tokens = access_tokens(signing_keys(tmp_path))
+    KeyFile(tmp_path).change(lambda _: KeySet.first("EdDSA", NOW))
+    other = access_tokens(signing_keys(tmp_path))
+    written = [claims(jti=f"token-{number}") for number in range(50)]
+    issued = [other.issue(each) for each in written]
+    assert await asyncio.gather(*map(tokens.verify, issued)) == written
+
+
+async def test_unknown_keys_cost_one_look_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = signing_keys(tmp_path)
+    looks = 0
+
+    def counted() -> None:
+        nonlocal looks
+        looks += 1
+
+    monkeypatch.setattr(signing_keys_module, "LOOK_SECONDS", 1000.0)
+    monkeypatch.setattr(keys._file, "mark", counted)
+    monkeypatch.setattr(keys, "_mark", None)
+    for number in range(100):
+        with pytest.raises(TokenError):
+            await keys.find(f"made-up-{number}")
+    assert looks == 1
 
 
 async def test_a_rotation_is_noticed_without_a_request(tmp_path: Path) -> None:

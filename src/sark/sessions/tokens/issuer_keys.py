@@ -13,8 +13,7 @@ from collections.abc import Awaitable, Callable
 
 from sark.errors import IssuerUnavailableError, TokenError
 from sark.events import Hub, IssuerKeysFetched, IssuerUnavailable
-from sark.sessions.tokens.keys import VerificationKey
-from sark.sessions.tokens.signing_keys import FoundKey
+from sark.sessions.tokens.keys import FoundKey, VerificationKey
 
 __all__ = ["Fetch", "IssuerKeys"]
 

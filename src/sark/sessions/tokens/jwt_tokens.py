@@ -19,9 +19,9 @@ from sark.errors import InvalidRequestError, TokenError
 from sark.sessions.claims import AccessClaims
 from sark.sessions.tokens.compact import CompactToken, read_compact
 from sark.sessions.tokens.issuer_keys import IssuerKeys
-from sark.sessions.tokens.keys import ACCEPTED_ALGORITHMS, TOKEN_TYPE
+from sark.sessions.tokens.keys import ACCEPTED_ALGORITHMS, TOKEN_TYPE, FoundKey
 from sark.sessions.tokens.profile import Expectation, read_claims, write_claims
-from sark.sessions.tokens.signing_keys import FoundKey, SigningKeys
+from sark.sessions.tokens.signing_keys import SigningKeys
 
 __all__ = ["MAX_TOKEN_BYTES", "JwtAccessTokens"]
 
@@ -95,12 +95,14 @@ class JwtAccessTokens:
         self._cache_entries = cache_entries
         # To cachebox, 0 is no bound at all.
         self._verified: LRUCache[bytes, _Verified] = LRUCache(max(1, cache_entries))
-        ours = Expectation(issuer, audience, leeway)
-        self._issuers = {issuer: _Issuer(keys, ours, frozenset({TOKEN_TYPE}))}
         types = frozenset(map(_media_type, outside_types))
+        self._issuers: dict[str, _Issuer] = {}
         for source in outside:
             theirs = Expectation(source.issuer, outside_audience or audience, leeway, outside=True)
             self._issuers[source.issuer] = _Issuer(source, theirs, types)
+        # Last, so that nobody outside can take our name.
+        ours = Expectation(issuer, audience, leeway)
+        self._issuers[issuer] = _Issuer(keys, ours, frozenset({TOKEN_TYPE}))
         self.hits = 0
         self.misses = 0
 

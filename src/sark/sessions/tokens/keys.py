@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jwt
 import msgspec
@@ -31,6 +31,7 @@ __all__ = [
     "ACCEPTED_ALGORITHMS",
     "TOKEN_TYPE",
     "Algorithm",
+    "FoundKey",
     "SigningKey",
     "VerificationKey",
     "thumbprint",
@@ -111,6 +112,18 @@ class VerificationKey:
     def verifies(self, signed: bytes, signature: bytes) -> bool:
         """Whether this key made the signature."""
         return self._mathematics.verify(signed, self._public, signature)
+
+
+class FoundKey(NamedTuple):
+    """A key that verifies a token.
+
+    Attributes:
+        key: The key.
+        until: Unix time until which its word counts.
+    """
+
+    key: VerificationKey
+    until: float
 
 
 class SigningKey:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 import msgspec
 
@@ -14,26 +13,14 @@ from sark.errors import ConfigurationError, TokenError
 from sark.events import Hub, SigningKeysChanged, SigningKeysRefused
 from sark.sessions.tokens.key_file import KeyFile
 from sark.sessions.tokens.key_set import RETIREMENT_SLACK_SECONDS, KeySet
-from sark.sessions.tokens.keys import Algorithm, SigningKey, VerificationKey
+from sark.sessions.tokens.keys import Algorithm, FoundKey, SigningKey
 
-__all__ = ["FoundKey", "SigningKeys", "retention_of"]
+__all__ = ["SigningKeys", "retention_of"]
 
 LOOK_SECONDS = 1.0
 """Unknown kids make a process look at the file at most this often."""
 
 _log = logging.getLogger("sark.sessions.tokens")
-
-
-class FoundKey(NamedTuple):
-    """A key that verifies a token.
-
-    Attributes:
-        key: The key.
-        until: Unix time until which its word counts.
-    """
-
-    key: VerificationKey
-    until: float
 
 
 def retention_of(token_ttl: int, leeway: int) -> int:
@@ -142,3 +129,7 @@ class SigningKeys:
         if now >= self._next_look:
             self._next_look = now + LOOK_SECONDS
             await self.look()
+        elif self._lock.locked():
+            # Somebody else is looking, and may find it.
+            async with self._lock:
+                pass
