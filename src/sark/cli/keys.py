@@ -91,11 +91,11 @@ def _print(known: KeySet, settings: Settings, *, as_json: bool) -> None:
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(rows), indent=2).decode())
         return
-    table = Table(title="Signing keys")
+    table = Table(title="Signing keys (times in UTC)")
     for heading in ("kid", "algorithm", "state", "created", "signs since", "retired", "gone after"):
-        table.add_column(heading, no_wrap=heading == "kid")
+        table.add_column(heading, no_wrap=heading == "kid", overflow="fold")
     for row in rows:
-        table.add_row(*(NONE if cell is None else str(cell) for cell in row.values()))
+        table.add_row(row["kid"], row["algorithm"], row["state"], *_cells(row))
     console = Console()
     if not console.is_terminal:
         console = Console(width=PIPED_WIDTH)
@@ -118,4 +118,11 @@ def _rows(known: KeySet, retention: int) -> list[dict[str, Any]]:
 
 
 def _date(moment: int | None) -> str | None:
-    return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat()
+    if moment is None:
+        return None
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    dates = (row[name] for name in ("created", "active_since", "retired", "gone_after"))
+    return [NONE if date is None else date.replace("T", " ").rstrip("Z") for date in dates]
