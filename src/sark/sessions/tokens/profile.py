@@ -21,6 +21,8 @@ __all__ = ["MAX_CLAIM_BYTES", "Expectation", "outside_session_id", "read_claims"
 MAX_CLAIM_BYTES = 256
 """As ids in requests."""
 
+MAX_TIER_BYTES = 64
+
 LATEST_SECONDS = 253_402_300_799
 """The end of the year 9999, the latest time that is taken for one."""
 
@@ -79,8 +81,8 @@ def read_claims(payload: Mapping[str, Any], expected: Expectation, now: float) -
         raise TokenError("audience", "aud does not name this service")
     issued_at, expires_at = _time(payload, "iat"), _time(payload, "exp")
     not_before = _time(payload, "nbf") if "nbf" in payload else issued_at
-    if expires_at <= issued_at:
-        raise TokenError("claims", "exp is not after iat")
+    if expires_at < issued_at:
+        raise TokenError("claims", "exp is before iat")
     if now >= expires_at + expected.leeway:
         raise TokenError("expired", "the token has expired")
     if max(issued_at, not_before) > now + expected.leeway:
@@ -94,7 +96,7 @@ def read_claims(payload: Mapping[str, Any], expected: Expectation, now: float) -
         client_id=_client_id(payload, expected),
         issued_at=issued_at,
         expires_at=expires_at,
-        tier=_text(payload, "tier") if "tier" in payload else "",
+        tier=_text(payload, "tier", longest=MAX_TIER_BYTES) if "tier" in payload else "",
         outside=expected.outside,
     )
 
@@ -132,14 +134,16 @@ def _is_for(audience: object, wanted: str) -> bool:
     return audience == wanted or (isinstance(audience, list) and wanted in audience)
 
 
-def _text(payload: Mapping[str, Any], name: str, *, shortest: int = 1) -> str:
+def _text(
+    payload: Mapping[str, Any], name: str, *, shortest: int = 1, longest: int = MAX_CLAIM_BYTES
+) -> str:
     value = payload.get(name)
     try:
         size = len(value.encode()) if isinstance(value, str) else -1
     except UnicodeEncodeError:
         size = -1  # a lone surrogate can be written in JSON, but is no text
-    if not isinstance(value, str) or not shortest <= size <= MAX_CLAIM_BYTES:
-        raise TokenError("claims", f"{name}: expected text of 1 to {MAX_CLAIM_BYTES} bytes")
+    if not isinstance(value, str) or not shortest <= size <= longest:
+        raise TokenError("claims", f"{name}: expected text of {shortest} to {longest} bytes")
     return value
 
 
