@@ -120,7 +120,7 @@ class Admission:
         self,
         user_id: str,
         *,
-        client_id: str,
+        client_id: str = "",
         ip: str | None = None,
         user_agent: str | None = None,
         tier: str = "",

@@ -1,9 +1,7 @@
-"""Sessions of an open runtime: as the settings say, with whatever signs access tokens."""
+"""Sessions of an open runtime: as the settings say."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -11,17 +9,11 @@ import pytest
 from sark.errors import InvalidRequestError, SessionEndedError
 from sark.gateway import Request
 from sark.runtime import open_runtime
-from sark.sessions import AccessTokens
 from sark.settings import Settings
 from sark.settings._urls import ServerUrl
 from tests.support.servers import ValkeyServer
 from tests.support.service import write_policies
-from tests.support.sessions import BROWSER, ISSUER, SignedTokens
-
-
-@asynccontextmanager
-async def signed_tokens(_: Settings) -> AsyncIterator[tuple[AccessTokens, str]]:
-    yield SignedTokens(), ISSUER
+from tests.support.sessions import BROWSER
 
 
 async def test_a_runtime_holds_sessions_as_the_settings_say(
@@ -35,8 +27,7 @@ async def test_a_runtime_holds_sessions_as_the_settings_say(
         session_bind="user_agent",
         access_token_ttl=60,
     )
-    async with open_runtime(settings, open_tokens=signed_tokens) as sark:
-        assert sark.sessions is not None
+    async with open_runtime(settings) as sark:
         grants = [await sark.sessions.create("ann", user_agent=BROWSER) for _ in range(2)]
         assert grants[0].expires_in == 60
         requests = [
@@ -55,15 +46,3 @@ async def test_a_runtime_holds_sessions_as_the_settings_say(
         assert freshness
         with pytest.raises(SessionEndedError):
             await sark.authorize(requests[1])
-
-
-async def test_without_tokens_there_are_no_sessions(server: ValkeyServer, tmp_path: Path) -> None:
-    settings = Settings(
-        valkey_url=ServerUrl(server.url),
-        policy_dir=write_policies(tmp_path / "policies"),
-        key_dir=tmp_path / "keys",
-    )
-    async with open_runtime(settings) as sark:
-        assert sark.sessions is None
-        with pytest.raises(InvalidRequestError):
-            await sark.authorize(Request(action="x:read", resource="r", access_token="x"))

@@ -12,12 +12,12 @@ from sark.errors import InvalidRequestError
 from sark.gateway import Request
 from sark.sessions.session import MAX_USER_AGENT_BYTES
 
-__all__ = ["Origin", "ask_as_user"]
+__all__ = ["Peer", "ask_as_user"]
 
 R = TypeVar("R", Request, BatchRequest)
 
 
-class Origin(NamedTuple):
+class Peer(NamedTuple):
     """Where a request comes from.
 
     Attributes:
@@ -29,7 +29,7 @@ class Origin(NamedTuple):
     user_agent: str | None
 
     @classmethod
-    def of(cls, request: HttpRequest) -> Origin:
+    def of(cls, request: HttpRequest) -> Peer:
         """Look at a request."""
         # The zone of a link-local address is this machine's name for a network.
         ip = request.client.host.partition("%")[0] if request.client else None
@@ -53,5 +53,5 @@ def ask_as_user(request: HttpRequest, asked: R, access_token: str) -> R:
         if getattr(asked, name) is not None:
             reason = "only a trusted caller may name one; here the bearer token is the user's"
             raise InvalidRequestError(name, reason)
-    origin = Origin.of(request)
-    return replace(asked, access_token=access_token, ip=origin.ip, user_agent=origin.user_agent)
+    peer = Peer.of(request)
+    return replace(asked, access_token=access_token, ip=peer.ip, user_agent=peer.user_agent)

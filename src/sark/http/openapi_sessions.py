@@ -103,7 +103,7 @@ def complete(document: Schema) -> None:
 def _bound(properties: dict[str, Schema]) -> None:
     """Add the bounds of texts; JSON Schema counts characters, of which bytes are no fewer."""
     properties["user_id"] |= {"minLength": 1, "maxLength": MAX_USER_ID_BYTES}
-    properties["client_id"] |= {"minLength": 1, "maxLength": MAX_CLIENT_ID_BYTES}
+    properties["client_id"] |= {"maxLength": MAX_CLIENT_ID_BYTES}
     properties["tier"] |= {"maxLength": MAX_TIER_BYTES}
 
 

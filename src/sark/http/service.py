@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from sark.admission import Actor
-from sark.http.callers import Origin
+from sark.http.callers import Peer
 from sark.http.credentials import (
     Credential,
     bearer_of,
@@ -123,12 +123,12 @@ class Service:
             HttpError: There is none; recorded.
             SessionError: It isn't accepted, or is another user's; recorded.
         """
-        origin = Origin.of(request)
+        peer = Peer.of(request)
         return await self.runtime.admission.authenticate(
             await self.access_token(request),
             user_id=user_id,
-            ip=origin.ip,
-            user_agent=origin.user_agent,
+            ip=peer.ip,
+            user_agent=peer.user_agent,
         )
 
     async def check_owner(self, request: Request, user_id: str) -> Actor:

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from sark.http.bodies import decode_body
-from sark.http.callers import Origin
+from sark.http.callers import Peer
 from sark.http.service import ServiceOf, require_admin
 from sark.ops.session_stats import collect_session_report
 from sark.sessions import Grant
@@ -21,7 +21,6 @@ from sark.sessions.hidden import HidesTokens
 
 __all__ = ["NewSession", "RefreshRequest", "Tokens", "private_json", "router"]
 
-DEFAULT_CLIENT_ID = "default"
 # Pragma is for caches that know HTTP/1.0 only (RFC 6749 section 5.1).
 _NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
@@ -39,14 +38,14 @@ class NewSession(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     Attributes:
         user_id: Who logged in; 1 to 256 bytes.
-        client_id: The client that the user logged in with; 1 to 128 bytes.
+        client_id: The client that the user logged in with; at most 256 bytes.
         ip: The address that the user came from.
         user_agent: The user's ``User-Agent``; at most 4,096 bytes, of which a summary is kept.
-        tier: The user's plan, which the access tokens will name; at most 32 bytes.
+        tier: The user's plan, which the access tokens will name; at most 64 bytes.
     """
 
     user_id: str
-    client_id: str = DEFAULT_CLIENT_ID
+    client_id: str = ""
     ip: str | None = None
     user_agent: str | None = None
     tier: str = ""
@@ -112,11 +111,11 @@ async def begin(request: Request, service: ServiceOf) -> Response:
 async def refresh(request: Request, service: ServiceOf) -> Response:
     """Trade a refresh token, which is the credential, for new tokens."""
     asked = await decode_body(request, _decode_refresh)
-    origin = Origin.of(request)
+    peer = Peer.of(request)
     if service.trusted(request) is not None:
-        origin = Origin(asked.ip, asked.user_agent)
+        peer = Peer(asked.ip, asked.user_agent)
     grant = await service.runtime.admission.refresh(
-        asked.refresh_token, ip=origin.ip, user_agent=origin.user_agent
+        asked.refresh_token, ip=peer.ip, user_agent=peer.user_agent
     )
     return private_json(_tokens(grant))
 
@@ -124,9 +123,9 @@ async def refresh(request: Request, service: ServiceOf) -> Response:
 @router.get("/v1/sessions/current", openapi_extra=_USER)
 async def current(request: Request, service: ServiceOf) -> Response:
     """Tell the session of the access token."""
-    origin = Origin.of(request)
+    peer = Peer.of(request)
     session = await service.runtime.admission.session(
-        await service.access_token(request), ip=origin.ip, user_agent=origin.user_agent
+        await service.access_token(request), ip=peer.ip, user_agent=peer.user_agent
     )
     return private_json(session)
 
@@ -136,7 +135,7 @@ async def log_out(request: Request, service: ServiceOf) -> Response:
     """End the session of the access token."""
     claims = await service.check_user(request)
     revocation = await service.runtime.admission.revoke(
-        claims.user_id, claims.session_id, by="user", ip=Origin.of(request).ip
+        claims.user_id, claims.session_id, by="user", ip=Peer.of(request).ip
     )
     return private_json(revocation)
 
