@@ -302,10 +302,12 @@ async def test_what_looks_like_nothing_known(
         assert (event["reason"], event["ip"]) == ("unauthenticated", "127.0.0.1")
 
 
-async def test_a_flood_of_bad_tokens_is_few_events(tmp_path: Path) -> None:
-    with SarkService(tmp_path, SARK_SERVICE_TOKEN=SERVICE_TOKEN) as service:
-        async with http_client(service) as http:
-            for number in range(50):
-                assert (await ask(http, f"a.{number}.c"))[0] == 401
-                assert (await ask(http, f"guess-{number}"))[0] == 401
-        assert len(service.events()) == 2
+async def test_a_flood_of_bad_tokens_is_few_events(
+    service: SarkService, http: aiohttp.ClientSession
+) -> None:
+    before = len(service.events())
+    for number in range(50):
+        assert (await ask(http, f"a.{number}.c"))[0] == 401
+        assert (await ask(http, f"guess-{number}"))[0] == 401
+    # Unless their minutes have begun with another test, one for each reason; and what closes them.
+    assert len(service.events()) - before <= 4

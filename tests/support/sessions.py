@@ -179,14 +179,21 @@ def frozen_clock(server: ValkeyServer) -> Iterator[FrozenClock]:
 def dump(server: ValkeyServer) -> bytes:
     """Read all keys and values of a server."""
     with server.client() as client:
-        keys = list(client.scan_iter(count=1000))
-        return b"\n".join(part for key in keys for part in [key, *_values(client, key)])
+        return dump_of(client)
+
+
+def dump_of(client: Any) -> bytes:
+    """Read all keys and values that a client sees."""
+    keys = list(client.scan_iter(count=1000))
+    return b"\n".join(part for key in keys for part in [key, *_values(client, key)])
 
 
 def _values(client: Any, key: bytes) -> list[bytes]:
     match client.type(key):
+        case b"none":  # it has gone meanwhile
+            return []
         case b"string":
-            return [client.get(key)]
+            return [client.get(key) or b""]
         case b"hash":
             return [part for pair in client.hgetall(key).items() for part in pair]
         case b"zset":
