@@ -56,9 +56,7 @@ class Operations:
         self._cache = runtime.gateway.decisions.cache
         self._revision = runtime.gateway.decisions.revision
         self._questions = [workload.question(request) for request in workload.hits]
-        self._asked = [
-            (workload.policy, r.user_id, r.action, r.resource, r.context) for r in workload.hits
-        ]
+        self._asked = workload.asked()
         self._decision_keys = [self._cache.decision_key(q) for q in self._questions]
         self._lookup_keys = [
             [*self._cache.generation_keys(q), key]

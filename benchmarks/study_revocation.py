@@ -55,12 +55,9 @@ def revocation_study(processes: Sequence[int], revocations: int) -> Study:
                 url=runtime.embedded.url,
                 key_dir=str(keys),
                 directory=str(directory),
-                asked=[
-                    (workload.policy, r.user_id, r.action, r.resource, r.context)
-                    for r in workload.hits
-                ],
+                asked=workload.asked(),
             )
-            users = sorted({request.user_id for request in workload.hits})
+            users = sorted({user_id for _, user_id, *_ in workload.asked()})
             readers: list[Process] = []
             generations = runtime.gateway.decisions.cache.generations
             for wanted in processes:

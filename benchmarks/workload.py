@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -43,8 +44,12 @@ class Workload:
     def question(self, request: Request) -> Question:
         """Put a request as the question that its decision is cached under."""
         return Question.ask(
-            self.policy, request.user_id, request.action, request.resource, request.context
+            self.policy, request.user_id or "", request.action, request.resource, request.context
         )
+
+    def asked(self) -> list[tuple[str, str, str, str, dict[str, Any]]]:
+        """Spell the hits as arguments of ``Question.ask``."""
+        return [(self.policy, r.user_id or "", r.action, r.resource, r.context) for r in self.hits]
 
 
 def read_requests(path: Path = REQUESTS) -> list[Request]:
@@ -58,7 +63,7 @@ def read_requests(path: Path = REQUESTS) -> list[Request]:
             api_key_id=request.api_key_id or "key-benchmark",
         )
         question = Question.ask(
-            "any", request.user_id, request.action, request.resource, request.context
+            "any", request.user_id or "", request.action, request.resource, request.context
         )
         found.setdefault(question.digest.hex(), complete)
     return list(found.values())

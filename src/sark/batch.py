@@ -13,15 +13,29 @@ from time import perf_counter
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
-from sark.errors import InvalidRequestError
+from sark.admission import UNVERIFIED
+from sark.errors import InvalidRequestError, SessionError
 from sark.events import Decided, Looked
-from sark.gateway import Answer, Gateway, Request, answer_of, event_of, looked, ttl_of
+from sark.gateway import (
+    Answer,
+    Gateway,
+    Request,
+    answer_of,
+    event_of,
+    looked,
+    ttl_of,
+)
 from sark.policy import Found, Question
 from sark.policy.decisions import Consistency, Decisions, Glance, Outcome, Plan
 from sark.policy.generations import TOKEN_FRAGMENTS, fresh_nonce
 from sark.ratelimit import Charge, Identity
 from sark.ratelimit.limits import CHARGE_FRAGMENT
+from sark.sessions import AccessClaims
+from sark.sessions.checks import SessionCheck
+from sark.sessions.hidden import HidesTokens
+from sark.sessions.scripts import CHECK_FRAGMENTS
 from sark.store import Argument, load_script
 
 __all__ = ["MAX_QUESTIONS", "BatchQuestion", "BatchRequest", "authorize_many"]
@@ -33,6 +47,7 @@ _AUTHORIZE_MANY = load_script(
     *TOKEN_FRAGMENTS,
     ("sark.policy", "lookup_many.lua"),
     CHARGE_FRAGMENT,
+    *CHECK_FRAGMENTS,
     ("sark", "authorize_many.lua"),
 )
 
@@ -53,12 +68,14 @@ class BatchQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     policy: str | None = None
 
 
-class BatchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class BatchRequest(HidesTokens, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Questions about one user.
 
     Attributes:
-        user_id: Who wants to act.
+        user_id: Who wants to act. May be left out with an access token.
         questions: What is asked; 1 to 1,000.
+        access_token: The user's token; its session has to be alive. Never shown or recorded.
+        user_agent: As in a single request.
         ip: Address of the acting user, for the rate limit.
         api_key_id: Id of the api key in use, for the rate limit.
         policy: Which policy decides questions that name none.
@@ -66,8 +83,10 @@ class BatchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         freshness: As in a single request, for all questions.
     """
 
-    user_id: str
+    user_id: str | None = None
     questions: list[BatchQuestion]
+    access_token: str | None = None
+    user_agent: str | None = None
     ip: str | None = None
     api_key_id: str | None = None
     policy: str | None = None
@@ -88,11 +107,13 @@ async def authorize_many(gateway: Gateway, batch: BatchRequest) -> list[Answer]:
     Raises:
         InvalidRequestError: A field is unusable, or there are more questions than a window
             admits; nothing was charged or recorded.
+        SessionError: The access token isn't accepted; recorded once, nothing was charged.
         LimitExceededError: A limit refused the batch as a whole; recorded once.
         StoreError: Valkey did not answer in time, so nothing was decided.
         AuditError: Not every answer could be recorded, so none may be given.
     """
     started = perf_counter()
+    batch, claims = await _identify(gateway, batch)
     requests, questions, identities = _check(gateway, batch)
     decisions = gateway.decisions
     plan = decisions.plan(batch.consistency, batch.freshness)
@@ -100,7 +121,12 @@ async def authorize_many(gateway: Gateway, batch: BatchRequest) -> list[Answer]:
     deadline = loop.time() + gateway.budget
     fast = plan.consistency == "fast"
     glances = [decisions.glance(question, use_entry=fast) for question in questions]
-    charge, found = await _round_trip(gateway, questions, identities, deadline)
+    try:
+        session = gateway.admission.prepare(claims, batch.ip, batch.user_agent)
+        charge, found = await _round_trip(gateway, questions, identities, session, deadline)
+    except SessionError as error:
+        await gateway.refuse_session(requests[0], questions[0], error, deadline)
+        raise
     if found is None:
         raise await gateway.refuse(requests[0], questions[0], charge, deadline)
     before = loop.time()
@@ -121,6 +147,30 @@ async def authorize_many(gateway: Gateway, batch: BatchRequest) -> list[Answer]:
         answer_of(question, outcome, event, ttl, charge)
         for question, outcome, event, ttl in zip(questions, outcomes, events, ttls, strict=True)
     ]
+
+
+async def _identify(
+    gateway: Gateway, batch: BatchRequest
+) -> tuple[BatchRequest, AccessClaims | None]:
+    """Verify the batch's token, if it has one, and take its user from there."""
+    if batch.access_token is None:
+        return batch, None
+    deadline = asyncio.get_running_loop().time() + gateway.budget
+    try:
+        claims = await gateway.admission.identify(
+            batch.access_token,
+            user_id=batch.user_id,
+            ip=batch.ip,
+            user_agent=batch.user_agent,
+            deadline=deadline,
+        )
+    except SessionError as error:
+        user_id = UNVERIFIED if batch.user_id is None else batch.user_id
+        named = replace(batch, user_id=user_id)
+        requests, questions, _ = _check(gateway, named)  # what is malformed too is not recorded
+        await gateway.refuse_session(requests[0], questions[0], error, deadline)
+        raise
+    return replace(batch, user_id=claims.user_id), claims
 
 
 async def _settle(
@@ -182,20 +232,23 @@ async def _round_trip(
     gateway: Gateway,
     questions: Sequence[Question],
     identities: Sequence[Identity],
+    session: SessionCheck,
     deadline: float,
 ) -> tuple[Charge, list[Found] | None]:
-    """Charge and look up; no ``Found`` when a limit refused."""
+    """Check, charge and look up; no ``Found`` when a limit refused."""
     cache, limiter, cost = gateway.decisions.cache, gateway.limiter, len(questions)
     policies = list(dict.fromkeys(question.policy for question in questions))
-    keys = limiter.keys(identities)
+    counters = limiter.keys(identities)
     arguments: list[Argument] = [
-        len(keys),
+        *session.arguments,
+        len(counters),
         fresh_nonce(),
         cache.generations.user_token_ttl_ms,
         len(policies),
         *limiter.arguments(identities, cost=cost),
     ]
     names = gateway.store.keys
+    keys = [*session.keys, *counters]
     keys += [names.policy_generation, names.policy_user_version(questions[0].user_id)]
     keys += [names.policy_version(policy) for policy in policies]
     state = gateway.store.state
@@ -208,10 +261,11 @@ async def _round_trip(
             state.run(_AUTHORIZE_MANY, keys, arguments, deadline=deadline),
             cache.read_many(questions, deadline=deadline - gateway.budget / 2),
         )
-    charge = limiter.read(identities, reply.value[0], cost=cost)
+    gateway.admission.judge(questions[0].user_id, reply.value[0])
+    charge = limiter.read(identities, reply.value[1], cost=cost)
     if not charge.admitted:
         return charge, None
-    (everything, user, *versions), values, ttls = reply.value[1]
+    (everything, user, *versions), values, ttls = reply.value[2]
     if not gateway.store.shared:
         values, ttls = read or (None, None)
     tokens = {

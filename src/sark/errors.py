@@ -24,6 +24,7 @@
     │   ├── RefreshReuseError       a refresh token came a second time; its session is revoked
     │   ├── UserMismatchError       the request names another user than its token
     │   └── SessionCapError         the user has as many sessions as are allowed
+    ├── IssuerUnavailableError      an outside issuer's keys cannot be had: nobody's fault here
     ├── EvaluationError             the policy engine failed; never cached, always a denial
     ├── LimitExceededError          a rate limit refused the request
     └── AuditError                  an answer's audit event was not accepted
@@ -43,6 +44,7 @@ __all__ = [
     "EmbeddedServerError",
     "EvaluationError",
     "InvalidRequestError",
+    "IssuerUnavailableError",
     "LimitExceededError",
     "PolicyError",
     "PoolExhaustedError",
@@ -149,6 +151,8 @@ class SessionError(SarkError):
         code: The kind of reason, such as ``expired``: a label for metrics and audit events.
         reason: Why, for people; never the token or a part of it.
         decision_id: Id of the audit event, once the refusal has been recorded.
+        user_id: Whom the token speaks for, once that was verified; else empty.
+        session_id: The session that the refusal has ended; else empty.
     """
 
     def __init__(self, code: str, reason: str, *, decision_id: str = "") -> None:
@@ -156,6 +160,8 @@ class SessionError(SarkError):
         self.code = code
         self.reason = reason
         self.decision_id = decision_id
+        self.user_id = ""
+        self.session_id = ""
 
 
 class TokenError(SessionError):
@@ -180,6 +186,22 @@ class UserMismatchError(SessionError):
 
 class SessionCapError(SessionError):
     """The user has as many sessions as are allowed, and a new one ends none of them."""
+
+
+class IssuerUnavailableError(SarkError):
+    """A token's issuer does not give its keys, so nobody can tell whether the token is good.
+
+    Attributes:
+        issuer: Who does not answer.
+        reason: Why, without addresses.
+        retry_after: Seconds after which asking again makes sense.
+    """
+
+    def __init__(self, issuer: str, reason: str, *, retry_after: float = 1.0) -> None:
+        super().__init__(f"the keys of {issuer} are not available: {reason}")
+        self.issuer = issuer
+        self.reason = reason
+        self.retry_after = retry_after
 
 
 class EvaluationError(SarkError):

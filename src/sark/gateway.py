@@ -2,8 +2,9 @@
 
 ::
 
-    round trip 1   charge the rate limits and look the decision up, in one script call
-                   (a split deployment asks the cache server at the same time)
+    no I/O         verify the access token, if there is one, and check the fields
+    round trip 1   check the session, charge the rate limits and look the decision up, in one
+                   script call (a split deployment asks the cache server at the same time)
     on a miss      evaluate; store the decision while the audit event is appended
     round trip 2   append the audit event, shared with concurrent requests
 
@@ -21,8 +22,15 @@ from time import perf_counter
 from typing import Any, Literal
 
 import msgspec
+from msgspec.structs import replace
 
-from sark.errors import LimitExceededError, UnknownPolicyError
+from sark.admission import UNVERIFIED, Admission
+from sark.errors import (
+    InvalidRequestError,
+    LimitExceededError,
+    SessionError,
+    UnknownPolicyError,
+)
 from sark.events import Decided, LimitRefused, Looked, LookupResult
 from sark.policy import Found, JsonValue, Question
 from sark.policy.decisions import Consistency, Decisions, Glance, Outcome
@@ -30,6 +38,10 @@ from sark.policy.generations import LOOKUP_FRAGMENTS, fresh_nonce
 from sark.policy.question import MAX_ID_BYTES, check_context, check_size, check_text
 from sark.ratelimit import Charge, Identity, LimitState, RateLimiter, canonical_ip
 from sark.ratelimit.limits import CHARGE_FRAGMENT
+from sark.sessions import AccessClaims, Sessions
+from sark.sessions.checks import SessionCheck
+from sark.sessions.hidden import HidesTokens
+from sark.sessions.scripts import CHECK_FRAGMENTS
 from sark.siem import AuditEvent, EventQueue, Refusals, new_event_id, now
 from sark.store import Argument, Deadline, Store, load_script
 
@@ -45,8 +57,15 @@ __all__ = [
 
 # The clock and the tokens come first: fragments may use what stands before them.
 _AUTHORIZE = load_script(
-    "gateway.authorize", *LOOKUP_FRAGMENTS, CHARGE_FRAGMENT, ("sark", "authorize.lua")
+    "gateway.authorize",
+    *LOOKUP_FRAGMENTS,
+    CHARGE_FRAGMENT,
+    *CHECK_FRAGMENTS,
+    ("sark", "authorize.lua"),
 )
+
+# What the script returns of a request that is not refused: session, charge, look-up.
+_ADMITTED_PARTS = 3
 
 REASON_UNAUTHENTICATED = "unauthenticated"
 UNAUTHENTICATED_WINDOW_SECONDS = 60
@@ -54,15 +73,17 @@ UNAUTHENTICATED_WINDOW_SECONDS = 60
 Cached = Literal["valkey", "near", False]
 
 
-class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Request(HidesTokens, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a caller asks.
 
     Attributes:
-        user_id: Who wants to act; 1 to 256 bytes.
+        user_id: Who wants to act; 1 to 256 bytes. May be left out with an access token.
         action: What to do, such as ``server:read``.
         resource: What to do it to.
+        access_token: The user's token; its session has to be alive. Never shown or recorded.
+        user_agent: What the user's request names itself as, where sessions are bound to it.
         context: Further circumstances for the policy; JSON of at most 16 KiB.
-        ip: Address of the acting user, for the rate limit.
+        ip: Address of the acting user, for the rate limit and for what sessions are bound to.
         api_key_id: Id of the api key in use, for the rate limit.
         policy: Which policy decides; the first of ``SARK_POLICIES`` when left out.
         consistency: ``fast`` (any valid decision, the default), ``fresh`` (none from before the
@@ -70,10 +91,12 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         freshness: What an invalidation returned.
     """
 
-    user_id: str
+    user_id: str | None = None
     action: str
     resource: str
-    context: dict[str, Any] = {}
+    access_token: str | None = None
+    user_agent: str | None = None
+    context: dict[str, Any] = msgspec.field(default_factory=dict)
     ip: str | None = None
     api_key_id: str | None = None
     policy: str | None = None
@@ -113,6 +136,7 @@ class Gateway:
         limiter: The rate limits.
         queue: Takes the audit events.
         budget: Seconds for all round trips of one request.
+        sessions: Checks access tokens; without it requests can't carry one.
     """
 
     def __init__(
@@ -124,6 +148,7 @@ class Gateway:
         limiter: RateLimiter,
         queue: EventQueue,
         budget: float,
+        sessions: Sessions | None = None,
     ) -> None:
         self.store = store
         self.policies = tuple(policies)
@@ -132,6 +157,7 @@ class Gateway:
         self.refusals = Refusals(store, queue.bounds)
         self.limiter = limiter
         self.budget = budget
+        self.admission = Admission(sessions, self.refusals, queue, store.hub, budget=budget)
 
     async def authorize(self, request: Request) -> Answer:
         """Decide a request, and record the answer before returning it.
@@ -144,17 +170,26 @@ class Gateway:
 
         Raises:
             InvalidRequestError: A field is unusable; nothing was charged or recorded.
+            SessionError: The access token isn't accepted; recorded, nothing was charged.
             LimitExceededError: A rate limit refused; recorded.
             StoreError: Valkey did not answer in time, so nothing was decided.
             AuditError: The answer could not be recorded, so it may not be given.
         """
         started = perf_counter()
+        claims = None
+        if request.access_token is not None:
+            request, claims = await self._identify(request)
         question, identities = self.check(request)
         plan = self.decisions.plan(request.consistency, request.freshness)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.budget
         glance = self.decisions.glance(question, use_entry=plan.consistency == "fast")
-        charge, found = await self._round_trip(question, identities, glance, deadline)
+        try:
+            session = self.admission.prepare(claims, request.ip, request.user_agent)
+            charge, found = await self._round_trip(question, identities, glance, session, deadline)
+        except SessionError as error:
+            await self.refuse_session(request, question, error, deadline)
+            raise
         if found is None:
             raise await self.refuse(request, question, charge, deadline)
         before = loop.time()
@@ -167,6 +202,38 @@ class Gateway:
         seconds = perf_counter() - started
         self.store.hub.emit(Decided(question.policy, outcome.allow, outcome.source, seconds))
         return answer_of(question, outcome, event, ttl, charge)
+
+    async def _identify(self, request: Request) -> tuple[Request, AccessClaims]:
+        """Verify a request's token, and take its user from there."""
+        deadline = asyncio.get_running_loop().time() + self.budget
+        try:
+            claims = await self.admission.identify(
+                request.access_token,
+                user_id=request.user_id,
+                ip=request.ip,
+                user_agent=request.user_agent,
+                deadline=deadline,
+            )
+        except SessionError as error:
+            # What is malformed too is not recorded.
+            user_id = UNVERIFIED if request.user_id is None else request.user_id
+            question, _ = self.check(replace(request, user_id=user_id))
+            await self.refuse_session(request, question, error, deadline)
+            raise
+        return replace(request, user_id=claims.user_id), claims
+
+    async def refuse_session(
+        self, request: Request, question: Question, error: SessionError, deadline: float
+    ) -> None:
+        """Record that a token or session was refused, and note the event's id in the error.
+
+        Raises:
+            AuditError: The refusal could not be recorded.
+        """
+        reason = f"session:{error.code}"
+        user_id = error.user_id
+        event = _event(request, question, user_id, allow=False, reason=reason, kind="refusal")
+        await self.admission.record(error, event, deadline)
 
     async def refuse_unauthenticated(self, peer: str, path: str) -> str:
         """Record that a caller without valid credential was refused.
@@ -222,8 +289,11 @@ class Gateway:
             # What the policy does not see is recorded all the same, so it is checked as well.
             check_context(context)
             check_size(context)
-        question = Question.ask(policy, request.user_id, request.action, request.resource, seen)
-        identities = self.limiter.identities(request.user_id, ip, request.api_key_id)
+        user_id = request.user_id
+        if user_id is None:
+            raise InvalidRequestError("user_id", "is missing, and there is no access_token")
+        question = Question.ask(policy, user_id, request.action, request.resource, seen)
+        identities = self.limiter.identities(user_id, ip, request.api_key_id)
         return question, identities
 
     async def _round_trip(
@@ -231,19 +301,21 @@ class Gateway:
         question: Question,
         identities: Sequence[Identity],
         glance: Glance,
+        session: SessionCheck,
         deadline: float,
     ) -> tuple[Charge, Found | None]:
-        """Charge and look up; no ``Found`` when a limit refused."""
+        """Check, charge and look up; no ``Found`` when a limit refused."""
         cache = self.decisions.cache
         revision = self.decisions.revision
-        keys = self.limiter.keys(identities)
+        counters = self.limiter.keys(identities)
         arguments: list[Argument] = [
-            len(keys),
+            *session.arguments,
+            len(counters),
             fresh_nonce(),
             cache.generations.user_token_ttl_ms,
             *self.limiter.arguments(identities),
         ]
-        keys += cache.generation_keys(question)
+        keys = [*session.keys, *counters, *cache.generation_keys(question)]
         state = self.store.state
         if glance.entry is not None:
             # The tokens judge what is at hand; there is nothing to read.
@@ -252,17 +324,18 @@ class Gateway:
         elif self.store.shared:
             keys.append(cache.decision_key(question))
             reply = await state.run(_AUTHORIZE, keys, arguments, deadline=deadline)
-            cached = reply.value[1][3:] if len(reply.value) > 1 else None
+            cached = reply.value[2][3:] if len(reply.value) == _ADMITTED_PARTS else None
         else:
             reply, cached = await asyncio.gather(
                 state.run(_AUTHORIZE, keys, arguments, deadline=deadline),
                 # A cache that hangs must leave time to record what is then evaluated.
                 cache.read(question, deadline=deadline - self.budget / 2),
             )
-        charge = self.limiter.read(identities, reply.value[0])
+        self.admission.judge(question.user_id, reply.value[0])
+        charge = self.limiter.read(identities, reply.value[1])
         if not charge.admitted:
             return charge, None
-        return charge, cache.judge_split(reply.value[1], cached, reply.run_id, revision)
+        return charge, cache.judge_split(reply.value[2], cached, reply.run_id, revision)
 
     async def refuse(
         self, request: Request, question: Question, charge: Charge, deadline: float
@@ -271,7 +344,9 @@ class Gateway:
         assert charge.refused is not None  # noqa: S101 - a refused charge names who refused
         kind, identity = charge.refused
         reason = f"rate_limit:{kind}"
-        event = _event(request, question, allow=False, reason=reason, kind="refusal")
+        event = _event(
+            request, question, question.user_id, allow=False, reason=reason, kind="refusal"
+        )
         name = self.limiter.keys([charge.refused])[0]
         recorded_as = await self.refusals.record(
             name,
@@ -330,6 +405,7 @@ def event_of(request: Request, question: Question, outcome: Outcome) -> AuditEve
     return _event(
         request,
         question,
+        question.user_id,
         allow=outcome.allow,
         reason=outcome.reason,
         cached=_cached(outcome),
@@ -344,6 +420,7 @@ def _cached(outcome: Outcome) -> Cached:
 def _event(
     request: Request,
     question: Question,
+    user_id: str,
     *,
     allow: bool,
     reason: str,
@@ -356,7 +433,7 @@ def _event(
         time=now(),
         type=kind,
         policy=question.policy,
-        user_id=request.user_id,
+        user_id=user_id,
         action=request.action,
         resource=request.resource,
         context=request.context,

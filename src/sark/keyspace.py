@@ -86,11 +86,18 @@ TABLE: tuple[KeyPattern, ...] = (
         "7 days",
         _S,
         "sessions",
-        "access_token_jti, refresh_token_hash, created, last seen, ip",
+        "access_token_jti, refresh_token_hash, times, client, ip, user agent",
         "user_id",
     ),
     KeyPattern(
-        "session_token", "session:token:<jti>", "string", "15 minutes", _S, "sessions", "session id"
+        "session_token",
+        "session:token:<jti>",
+        "string",
+        "15 minutes",
+        _S,
+        "sessions",
+        "session id; empty when the token alone was revoked",
+        "user_id",
     ),
     KeyPattern(
         "session_index",
@@ -99,7 +106,7 @@ TABLE: tuple[KeyPattern, ...] = (
         "7 days",
         _S,
         "sessions",
-        "session ids by expiry; a session lives only while listed here",
+        "session ids by when they end unless used; a session lives only while listed here",
         "user_id",
     ),
     KeyPattern(
@@ -345,9 +352,15 @@ class Keyspace:
         """Name the hash of one session."""
         return f"session:user:{self._tag % encode_id(user_id)}:{encode_id(session_id)}"
 
-    def session_token(self, jti: str) -> str:
-        """Name the string that maps a token id to its session."""
-        return f"session:token:{encode_id(jti)}"
+    def session_token(self, user_id: str, jti: str) -> str:
+        """Name the string that maps a token id to its session.
+
+        In cluster mode the user's id stands before it, because both are touched by one script.
+        """
+        token = encode_id(jti, field="jti")
+        if self.cluster:
+            return f"session:token:{self._tag % encode_id(user_id, field='user_id')}.{token}"
+        return f"session:token:{token}"
 
     def session_index(self, user_id: str) -> str:
         """Name the sorted set of a user's sessions."""

@@ -13,10 +13,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from sark.admission import Admission
 from sark.batch import BatchRequest, authorize_many
-from sark.errors import ConfigurationError, SettingsError
+from sark.errors import ConfigurationError, InvalidRequestError, SettingsError
 from sark.events import Hub
 from sark.gateway import Answer, Gateway, Request
 from sark.keyring import mac_key
@@ -36,6 +38,15 @@ from sark.policy.question import check_text
 from sark.policy.reload import PolicyReloader, PolicyWatcher, Reloaded, fingerprint
 from sark.policy.warm_up import WarmUp
 from sark.ratelimit import Limit, RateLimiter
+from sark.sessions import AccessTokens, RefreshTokens, SessionRules, Sessions
+from sark.sessions.tokens import (
+    IssuerKeys,
+    JwksClient,
+    JwtAccessTokens,
+    KeyFile,
+    SigningKeys,
+    retention_of,
+)
 from sark.settings import Settings
 from sark.siem import EventQueue, QueueBounds
 from sark.store import Store, Topology
@@ -61,6 +72,8 @@ class Runtime:
         hot: The log of the most asked questions.
         warm_up: Warms the cache from it when it is started.
         embedded: The embedded server, when no ``VALKEY_URL`` was given.
+        tokens: Signs and verifies access tokens.
+        sessions: Who is logged in.
         policies: Reads the policies again.
         watcher: Does so by itself when their files change.
     """
@@ -72,8 +85,15 @@ class Runtime:
     hot: HotRequests
     warm_up: WarmUp
     embedded: EmbeddedServer | None
+    tokens: JwtAccessTokens
+    sessions: Sessions
     policies: PolicyReloader
     watcher: PolicyWatcher
+
+    @property
+    def admission(self) -> Admission:
+        """Begins, checks and ends sessions as the service does: recorded in the audit queue."""
+        return self.gateway.admission
 
     async def authorize(self, request: Request) -> Answer:
         """Decide a request; see ``Gateway.authorize``."""
@@ -90,9 +110,12 @@ class Runtime:
         may then be as old as the near cache's bound (``SARK_NEAR_CACHE_BOUND_MS``).
 
         Raises:
-            InvalidRequestError: A field is unusable.
+            InvalidRequestError: A field is unusable, or there is an access token, which nothing
+                would check here.
             StoreError: Valkey did not answer.
         """
+        if request.access_token is not None:
+            raise InvalidRequestError("access_token", "decide() checks none; use authorize()")
         question, _ = self.gateway.check(request)
         return await self.gateway.decisions.decide(
             question, consistency=request.consistency, freshness=request.freshness
@@ -159,7 +182,10 @@ async def open_runtime(
         stack.push_async_callback(hot.flush)
         await stack.enter_async_context(background(hot.flush_forever(), "sark-hot-requests"))
         decisions = _decisions(settings, store, evaluator, rules, hot)
-        gateway = _gateway(settings, store, decisions)
+        tokens = await stack.enter_async_context(open_access_tokens(settings, hub))
+        sessions = _sessions(settings, store, tokens, decisions.cache.generations)
+        await stack.enter_async_context(background(sessions.sweep_forever(), "sark-sessions"))
+        gateway = _gateway(settings, store, decisions, sessions)
         stack.push_async_callback(gateway.queue.close)
         stack.push_async_callback(decisions.evaluations.close)
         if decisions.near is not None:
@@ -179,7 +205,19 @@ async def open_runtime(
         policies = _reloader(settings, decisions, hub)
         watcher = PolicyWatcher(policies, paths, seen, interval=settings.policy_watch_interval)
         await stack.enter_async_context(background(watcher.run(), "sark-policies"))
-        yield Runtime(settings, hub, store, gateway, hot, warm_up, embedded, policies, watcher)
+        yield Runtime(
+            settings,
+            hub,
+            store,
+            gateway,
+            hot,
+            warm_up,
+            embedded,
+            tokens,
+            sessions,
+            policies,
+            watcher,
+        )
 
 
 def policy_directory(settings: Settings) -> Path:
@@ -264,6 +302,59 @@ def generations_of(
     )
 
 
+def key_retention(settings: Settings) -> int:
+    """Seconds for which a signing key verifies after it has been retired."""
+    return retention_of(settings.access_token_ttl, settings.token_leeway)
+
+
+@contextlib.asynccontextmanager
+async def open_access_tokens(settings: Settings, hub: Hub) -> AsyncIterator[JwtAccessTokens]:
+    """Open what signs and verifies access tokens, and keep its keys up to date.
+
+    Raises:
+        ConfigurationError: The signing keys cannot be used.
+    """
+    keys = SigningKeys(
+        KeyFile(key_directory(settings)),
+        algorithm=settings.token_algorithm,
+        retention=key_retention(settings),
+        hub=hub,
+    )
+    watching = background(keys.watch(settings.key_watch_interval), "sark-signing-keys")
+    async with watching, _open_issuers(settings, hub) as outside:
+        yield JwtAccessTokens(
+            keys,
+            issuer=settings.token_issuer,
+            audience=settings.token_audience,
+            leeway=settings.token_leeway,
+            outside=outside,
+            outside_audience=settings.trusted_audience or settings.token_audience,
+            outside_types=settings.trusted_types,
+            cache_entries=settings.token_cache_entries,
+        )
+
+
+@contextlib.asynccontextmanager
+async def _open_issuers(settings: Settings, hub: Hub) -> AsyncIterator[list[IssuerKeys]]:
+    """Fetch the keys of the trusted issuers, now and from time to time."""
+    if not settings.trusted_issuers:
+        yield []
+        return
+    async with JwksClient() as client, contextlib.AsyncExitStack() as stack:
+        found = []
+        for trusted in settings.trusted_issuers:
+            source = IssuerKeys(
+                trusted.issuer,
+                partial(client.fetch, trusted.issuer, trusted.jwks_url),
+                refresh=settings.trusted_refresh,
+                stale=settings.trusted_stale,
+                hub=hub,
+            )
+            await stack.enter_async_context(background(source.run(), "sark-issuer-keys"))
+            found.append(source)
+        yield found
+
+
 def _tiers(settings: Settings) -> TtlTiers:
     return TtlTiers(settings.ttl_high, settings.ttl_medium, settings.ttl_low)
 
@@ -305,7 +396,30 @@ def _near_feed(settings: Settings, store: Store) -> NearFeed | None:
     return NearFeed(store, near, bound=settings.near_cache_bound_ms / 1000)
 
 
-def _gateway(settings: Settings, store: Store, decisions: Decisions) -> Gateway:
+def _sessions(
+    settings: Settings, store: Store, tokens: AccessTokens, generations: Generations
+) -> Sessions:
+    return Sessions(
+        store,
+        tokens,
+        refresh_tokens=RefreshTokens(mac_key(key_directory(settings))),
+        rules=SessionRules(
+            lifetime=settings.session_ttl,
+            idle=settings.session_idle,
+            access=settings.access_token_ttl,
+            grace=settings.refresh_grace,
+            cap=settings.session_cap,
+            at_cap=settings.session_cap_policy,
+            bind=settings.session_bind,
+            adopt=settings.session_adopt,
+        ),
+        issuer=settings.token_issuer,
+        invalidate_user=generations.invalidate_user,
+        replicas=settings.effective_wait_replicas,
+    )
+
+
+def _gateway(settings: Settings, store: Store, decisions: Decisions, sessions: Sessions) -> Gateway:
     budget = settings.request_budget_ms / 1000
     limit = Limit(settings.limit_per_minute) if settings.limit_per_minute else None
     bounds = QueueBounds(settings.siem_max_events, settings.siem_max_bytes)
@@ -316,6 +430,7 @@ def _gateway(settings: Settings, store: Store, decisions: Decisions) -> Gateway:
         limiter=RateLimiter(store, limit),
         queue=EventQueue(store, bounds, flush_timeout=budget),
         budget=budget,
+        sessions=sessions,
     )
 
 

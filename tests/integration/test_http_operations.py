@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from fastapi.openapi.models import OpenAPI
 from prometheus_client.parser import text_string_to_metric_families
 
 from sark.gateway import Answer, Request
+from sark.http.sessions import NewSession, RefreshRequest
 from tests.support.service import SarkService, assert_problem, http_client
 
 ROUTES = {
@@ -28,8 +30,15 @@ ROUTES = {
     "/v1/cache/invalidate": {"post"},
     "/v1/cache/stats": {"get"},
     "/v1/cache/explain": {"post"},
+    "/v1/sessions": {"post"},
+    "/v1/sessions/refresh": {"post"},
+    "/v1/sessions/current": {"get", "delete"},
+    "/v1/sessions/stats": {"get"},
+    "/v1/users/{user_id}/sessions": {"get", "delete"},
+    "/v1/users/{user_id}/sessions/{session_id}": {"get", "delete"},
+    "/.well-known/jwks.json": {"get"},
 }
-AUTHORIZE_STATUSES = {"200", "400", "401", "413", "415", "422", "429", "503"}
+AUTHORIZE_STATUSES = {"200", "400", "401", "403", "413", "415", "422", "429", "503"}
 
 
 @pytest.fixture(scope="module")
@@ -172,10 +181,12 @@ async def test_authorize_is_described_with_all_statuses(http: aiohttp.ClientSess
 async def test_the_schemas_are_those_of_the_code(http: aiohttp.ClientSession) -> None:
     schemas = (await get(http, "/openapi.json"))["components"]["schemas"]
     assert schemas["Request"]["properties"].keys() == set(Request.__struct_fields__)
-    assert schemas["Request"]["required"] == ["user_id", "action", "resource"]
+    assert schemas["Request"]["required"] == ["action", "resource"]
     assert schemas["Request"]["additionalProperties"] is False
     assert schemas["Answer"]["properties"].keys() == set(Answer.__struct_fields__)
-    for name in ("user_id", "action", "resource"):
+    user, null = schemas["Request"]["properties"]["user_id"]["anyOf"]
+    assert (user["minLength"], user["maxLength"], null) == (1, 256, {"type": "null"})
+    for name in ("action", "resource"):
         bounds = schemas["Request"]["properties"][name]
         assert (bounds["minLength"], bounds["maxLength"]) == (1, 256)
 
@@ -189,9 +200,35 @@ async def test_the_example_is_a_valid_request(http: aiohttp.ClientSession) -> No
 async def test_admin_routes_ask_for_a_token_in_the_browser(http: aiohttp.ClientSession) -> None:
     document = await get(http, "/openapi.json")
     assert document["paths"]["/v1/status"]["get"]["security"] == [{"bearer": []}]
-    assert document["components"]["securitySchemes"] == {
-        "bearer": {"type": "http", "scheme": "bearer"}
-    }
+    schemes = document["components"]["securitySchemes"]
+    assert schemes.keys() == {"bearer", "service", "user"}
+    for scheme in schemes.values():
+        assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+
+
+@pytest.mark.parametrize("path", ["/v1/sessions", "/v1/sessions/refresh"])
+async def test_the_examples_of_sessions_are_valid(http: aiohttp.ClientSession, path: str) -> None:
+    document = await get(http, "/openapi.json")
+    content = document["paths"][path]["post"]["requestBody"]["content"]
+    kind = {"/v1/sessions": NewSession, "/v1/sessions/refresh": RefreshRequest}[path]
+    msgspec.convert(content["application/json"]["example"], kind)
+
+
+async def test_routes_of_sessions_are_described(http: aiohttp.ClientSession) -> None:
+    paths = (await get(http, "/openapi.json"))["paths"]
+    for path, item in paths.items():
+        if not path.endswith("/sessions") and "/sessions/" not in path:
+            continue
+        for operation in item.values():
+            assert operation["security"]
+            assert operation["summary"]
+            good, *errors = sorted(operation["responses"])
+            assert good in {"200", "201"}
+            assert {"401", "503"} <= set(errors)
+            (media,) = operation["responses"][good]["content"].values()
+            assert "$ref" in media["schema"]
+            named = {p["name"] for p in operation["parameters"] if p["in"] == "path"}
+            assert named == set(re.findall(r"{(\w+)}", path))
 
 
 async def test_docs_are_served(http: aiohttp.ClientSession) -> None:

@@ -70,7 +70,7 @@ async def get(app: FastAPI, path: str = "/") -> tuple[int, dict[str, str], dict[
         (InvalidRequestError("context.a", "why"), 422, "invalid-request"),
         (TokenError("expired", "it has expired"), 401, "unauthenticated"),
         (SessionEndedError("revoked", "it was revoked"), 401, "unauthenticated"),
-        (UserMismatchError("user", "another user's"), 403, "forbidden"),
+        (UserMismatchError("user", "another user's"), 403, "other-user"),
         (SessionCapError("cap", "5 sessions, expected fewer"), 409, "session-cap"),
         (UnknownPolicyError("policy", "why"), 422, "invalid-request"),
         (StoreUnavailableError(f"{SECRET_PLACE} is down"), 503, "store-unavailable"),

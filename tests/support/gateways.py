@@ -25,6 +25,7 @@ from sark.policy.freshness import FreshnessSigner
 from sark.policy.generations import Generations
 from sark.policy.near_feed import NearFeed
 from sark.ratelimit import Identity, Limit, RateLimiter
+from sark.sessions import Sessions
 from sark.settings import Settings
 from sark.siem import AuditEvent, EventQueue, QueueBounds, Refusals, new_event_id, now
 from sark.store import Store, Topology
@@ -119,6 +120,7 @@ async def open_gateway(
     budget: float = PATIENCE_SECONDS,
     evaluator_timeout: float = PATIENCE_SECONDS,
     hub: Hub | None = None,
+    make_sessions: Callable[[Store], Sessions] | None = None,
     **settings: Any,
 ) -> AsyncIterator[Gateway]:
     """Open a gateway; its pending events are flushed at the end."""
@@ -137,6 +139,7 @@ async def open_gateway(
             limiter=RateLimiter(store, limit),
             queue=EventQueue(store, bounds or QueueBounds(), flush_timeout=budget),
             budget=budget,
+            sessions=None if make_sessions is None else make_sessions(store),
         )
         try:
             yield gateway

@@ -20,7 +20,12 @@ from sark.events import (
     GenerationChanged,
     GuardChanged,
     Hub,
+    IssuerKeysFetched,
+    IssuerUnavailable,
+    RefreshReused,
     ScriptLoaded,
+    SigningKeysChanged,
+    SigningKeysRefused,
 )
 from sark.ops import logs
 from sark.ops.logs import REMEDIES, Quiet, configure_logs, report_events
@@ -208,6 +213,20 @@ def test_quiet_lets_rare_reports_through(clock: Clock) -> None:
             {"event": "decisions invalidated", "scope": "user", "name": "ann"},
         ),
         (
+            RefreshReused("ann", "s-1", ""),
+            "warning",
+            {
+                "event": "refresh token reused, its session is ended",
+                "user_id": "ann",
+                "session_id": "s-1",
+            },
+        ),
+        (
+            RefreshReused("ann", "s-1", "no answer"),
+            "warning",
+            {"not_safe_from_a_crash": "no answer"},
+        ),
+        (
             EvaluationFailed("authz", "why"),
             "warning",
             {"event": "evaluation failed", "policy": "authz", "reason": "why"},
@@ -216,6 +235,31 @@ def test_quiet_lets_rare_reports_through(clock: Clock) -> None:
             CacheWriteFailed("authz", "why"),
             "warning",
             {"event": "decision not stored", "policy": "authz", "reason": "why"},
+        ),
+        (
+            SigningKeysChanged("kid", 3),
+            "info",
+            {"event": "signing keys changed", "active": "kid", "keys": 3},
+        ),
+        (
+            SigningKeysRefused("why"),
+            "error",
+            {"event": "signing keys refused, the known ones stay", "reason": "why"},
+        ),
+        (
+            IssuerKeysFetched("idp", 2, changed=True),
+            "info",
+            {"event": "keys of an issuer changed", "issuer": "idp", "keys": 2},
+        ),
+        (
+            IssuerUnavailable("idp", "why", usable=True),
+            "warning",
+            {"event": "keys of an issuer not available", "issuer": "idp", "reason": "why"},
+        ),
+        (
+            IssuerUnavailable("idp", "why", usable=False),
+            "error",
+            {"event": "keys of an issuer not available", "usable": False},
         ),
         (
             AuditRefused(3, "full"),

@@ -26,6 +26,7 @@ from sark.settings import (
     HostPort,
     ServerUrl,
     Settings,
+    TrustedIssuer,
     _load,
     _rules,
     check_exposure,
@@ -120,6 +121,17 @@ def test_defaults() -> None:
         "ttl_jitter": 0.1,
         "cache_key": "full",
         "key_dir": None,
+        "key_watch_interval": 1.0,
+        "token_issuer": "sark",
+        "token_audience": "sark",
+        "token_algorithm": "EdDSA",
+        "token_leeway": 30,
+        "token_cache_entries": 10_000,
+        "trusted_issuers": None,
+        "trusted_audience": None,
+        "trusted_types": ("at+jwt",),
+        "trusted_refresh": 300,
+        "trusted_stale": 3600,
         "near_cache_entries": 10_000,
         "near_cache_bytes": 16 * 2**20,
         "near_cache_bound_ms": 250,
@@ -133,6 +145,14 @@ def test_defaults() -> None:
         "siem_max_events": 100_000,
         "siem_max_bytes": 268_435_456,
         "wait_replicas": None,
+        "session_ttl": 604_800,
+        "session_idle": 86_400,
+        "session_cap": 10,
+        "session_cap_policy": "end_oldest",
+        "session_bind": "none",
+        "session_adopt": False,
+        "access_token_ttl": 900,
+        "refresh_grace": 10,
         "log_level": "info",
         "log_format": "auto",
     }
@@ -553,6 +573,89 @@ def test_sentinel_hosts(hosts: str, expected: tuple[HostPort, ...]) -> None:
 def test_refused_sentinel_hosts(hosts: str) -> None:
     line = refusal({"VALKEY_SENTINEL_HOSTS": hosts, "VALKEY_SENTINEL_MASTER": "primary"})
     assert line.startswith(f"VALKEY_SENTINEL_HOSTS: got '{hosts}', expected comma separated")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("sark2=http://127.0.0.1:9/k", (("sark2", "http://127.0.0.1:9/k"),)),
+        ("i=http://[::1]:9/k", (("i", "http://[::1]:9/k"),)),
+        ("i=http://localhost/k", (("i", "http://localhost/k"),)),
+        (
+            "https://a.example/r?x=1=https://a.example/keys?p=q, b=https://b.example",
+            (
+                ("https://a.example/r?x=1", "https://a.example/keys?p=q"),
+                ("b", "https://b.example"),
+            ),
+        ),
+    ],
+)
+def test_trusted_issuers(text: str, expected: tuple[tuple[str, str], ...]) -> None:
+    settings = load({"SARK_TRUSTED_ISSUERS": text})
+    assert settings.trusted_issuers == tuple(TrustedIssuer(*pair) for pair in expected)
+    rows = {row.variable: row for row in describe(settings)}
+    shown = rows["SARK_TRUSTED_ISSUERS"].current
+    assert shown is not None
+    assert load({"SARK_TRUSTED_ISSUERS": shown}) == settings
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "i",
+        "i=",
+        "=https://h/k",
+        "i=ftp://h/k",
+        "i=file:///etc/passwd",
+        "i=http://h/k",
+        "i=http://127.0.0.1.example/k",
+        "i=http://localhost.example/k",
+        "i=https:///k",
+        "i=https://h:0/k",
+        "i=https://h:99999/k",
+        "i=https://h/k#f",
+        "i=https://h/ k",
+        "i=https://h/k,i=https://g/k",
+        "i=https://h/k,",
+        "i" * 257 + "=https://h/k",
+        f"i=https://user:{SENTINEL}@h/k",
+        f"i=https://{SENTINEL}@h/k",
+    ],
+)
+def test_refused_trusted_issuers(text: str) -> None:
+    line = refusal({"SARK_TRUSTED_ISSUERS": text})
+    assert line.startswith("SARK_TRUSTED_ISSUERS: got ")
+    assert "expected comma separated issuer=jwks_url pairs" in line
+    assert SENTINEL not in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("text", ["EdDSA", "eddsa", " EDDSA ", "rs256", "RS256"])
+def test_the_algorithm_in_any_case(text: str) -> None:
+    found = load({"SARK_TOKEN_ALGORITHM": text}).token_algorithm
+    assert found == ("EdDSA" if "d" in text.lower() else "RS256")
+
+
+@pytest.mark.parametrize("text", ["HS256", "none", "ES256", "EdDSA,RS256"])
+def test_other_algorithms_are_refused(text: str) -> None:
+    assert "expected one of EdDSA, RS256" in refusal({"SARK_TOKEN_ALGORITHM": text})
+
+
+@pytest.mark.parametrize(
+    ("environ", "line"),
+    [
+        (
+            {"SARK_TRUSTED_AUDIENCE": "a"},
+            "SARK_TRUSTED_AUDIENCE: got 'a', expected SARK_TRUSTED_ISSUERS to be set too",
+        ),
+        (
+            {"SARK_TRUSTED_ISSUERS": "me=https://h/k", "SARK_TOKEN_ISSUER": "me"},
+            "SARK_TRUSTED_ISSUERS: got 'me', expected issuers other than SARK_TOKEN_ISSUER",
+        ),
+    ],
+)
+def test_contradictions_about_issuers(environ: dict[str, str], line: str) -> None:
+    assert refusal(environ) == line
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,10 @@ import sark
 from sark.cli.authorize import authorize
 from sark.cli.cache import cache
 from sark.cli.demo import demo
+from sark.cli.keys import keys
 from sark.cli.keyspace import keyspace
 from sark.cli.serve import serve
+from sark.cli.sessions import sessions
 from sark.cli.settings import settings
 from sark.errors import ConfigurationError, SarkError
 
@@ -48,6 +50,8 @@ def _root(
 for command in (serve, demo, authorize, settings, keyspace):
     app.command()(command)
 app.add_typer(cache)
+app.add_typer(sessions)
+app.add_typer(keys)
 
 
 def run() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
 import msgspec
@@ -19,6 +21,7 @@ from sark.settings import Settings, load
 __all__ = ["authorize"]
 
 EXIT_ALLOWED, EXIT_DENIED = 0, 3
+STDIN = "-"
 
 
 def authorize(  # noqa: PLR0917 - the parameters are the command's arguments
@@ -29,7 +32,17 @@ def authorize(  # noqa: PLR0917 - the parameters are the command's arguments
         list[str] | None,
         typer.Option("--context", help="key=value for the policy; the value may be JSON."),
     ] = None,
+    access_token: Annotated[
+        str | None,
+        typer.Option(
+            "--access-token-file",
+            help="File with the user's access token; - reads it from standard input.",
+        ),
+    ] = None,
     ip: Annotated[str | None, typer.Option(help="Address of the acting user.")] = None,
+    user_agent: Annotated[
+        str | None, typer.Option(help="User agent, where sessions are bound to it.")
+    ] = None,
     api_key_id: Annotated[str | None, typer.Option(help="Id of the api key in use.")] = None,
     policy: Annotated[str | None, typer.Option(help="Which policy decides.")] = None,
     consistency: Annotated[
@@ -41,11 +54,15 @@ def authorize(  # noqa: PLR0917 - the parameters are the command's arguments
 ) -> None:
     """Decide one request and print the answer; exit status 0 for allow, 3 for deny.
 
+    With an access token, its session has to be alive and USER's. It is read from a file because
+    other users can see a command's arguments.
+
     Asks the service that runs on this data directory; without one, VALKEY_URL must be set, and the
     request is decided in this process.
     """
     named = {"USER": user, "ACTION": action, "RESOURCE": resource, "--ip": ip}
     named |= {"--api-key-id": api_key_id, "--policy": policy, "--freshness": freshness}
+    named["--user-agent"] = user_agent
     if consistency not in {None, *get_args(Consistency)}:
         raise ConfigurationError(
             f"--consistency: got {consistency!r}, expected fast, fresh or full"
@@ -57,6 +74,8 @@ def authorize(  # noqa: PLR0917 - the parameters are the command's arguments
         action=action,
         resource=resource,
         context=parse_context(context or []),
+        access_token=access_token and _read_token(access_token),
+        user_agent=user_agent,
         ip=ip,
         api_key_id=api_key_id,
         policy=policy,
@@ -66,6 +85,20 @@ def authorize(  # noqa: PLR0917 - the parameters are the command's arguments
     answer = asyncio.run(_ask(load(), request))
     typer.echo(msgspec.json.format(msgspec.json.encode(answer), indent=2).decode())
     raise typer.Exit(EXIT_ALLOWED if answer["allow"] else EXIT_DENIED)
+
+
+def _read_token(name: str) -> str:
+    """Read an access token; nothing of what was read is ever shown."""
+    try:
+        read = sys.stdin.buffer.read() if name == STDIN else Path(name).read_bytes()
+        token = read.decode("ascii").strip()
+    except OSError as error:
+        raise ConfigurationError(f"--access-token-file: {name}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        token = ""
+    if not token:
+        raise ConfigurationError(f"--access-token-file: {name}: expected an access token")
+    return token
 
 
 async def _ask(settings: Settings, request: Request) -> dict[str, Any]:

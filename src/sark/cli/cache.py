@@ -9,9 +9,15 @@ from urllib.parse import quote
 import msgspec
 import typer
 
-from sark.cli.arguments import parse_context, require_text
+from sark.cli.arguments import (
+    JsonOption,
+    ServiceOption,
+    parse_context,
+    print_json,
+    require_text,
+)
 from sark.cli.cache_tables import print_explanation, print_report
-from sark.cli.service_client import ServiceClient, admin_of, running_admin
+from sark.cli.service_client import ServiceClient, admin_of, running_admin, user_path
 from sark.cli.warm import warm
 from sark.errors import ConfigurationError, UnknownPolicyError
 from sark.ops.cache_stats import CacheReport
@@ -27,12 +33,6 @@ cache = typer.Typer(
     name="cache", help="Revoke decisions, reload policies, warm, look in.", no_args_is_help=True
 )
 cache.command()(warm)
-
-ServiceOption = Annotated[
-    str | None,
-    typer.Option("--service", help="Address of the service; else the one that runs here."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @cache.command()
@@ -75,7 +75,7 @@ def stats(service: ServiceOption = None, json_output: JsonOption = False) -> Non
     """Print the figures of a service's decision cache."""
     found = asyncio.run(admin_of(load(), service).call("GET", "/v1/cache/stats"))
     if json_output:
-        _print_json(found)
+        print_json(found)
     else:
         print_report(msgspec.convert(found, CacheReport))
 
@@ -103,7 +103,7 @@ def explain(  # noqa: PLR0917 - the parameters are the command's arguments
     asked: dict[str, Any] = {**named, "context": parse_context(context or [])}
     found = asyncio.run(admin_of(load(), service).call("POST", "/v1/cache/explain", asked))
     if json_output:
-        _print_json(found)
+        print_json(found)
     else:
         print_explanation(msgspec.convert(found, Explanation))
 
@@ -132,10 +132,6 @@ async def _ask(client: ServiceClient, policy: str | None, user: str | None) -> s
     if policy is not None:
         path = f"/v1/policies/{quote(policy, safe='')}/invalidate"
     elif user is not None:
-        path = f"/v1/users/{quote(user, safe='')}/invalidate"
+        path = f"{user_path(user)}/invalidate"
     answer = await client.call("POST", path)
     return str(answer["freshness"])
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    typer.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())

@@ -22,6 +22,7 @@ import sark
 from sark.errors import ConfigurationError
 from sark.events import Hub
 from sark.http import create_app
+from sark.http.jwks import JWKS_PATH
 from sark.keyspace import Role
 from sark.ops.logs import configure_logs, report_events
 from sark.ops.metrics import Metrics
@@ -228,6 +229,8 @@ def _print_summary(
         "engine": decisions.evaluations.evaluator.description,
         "limits": f"{limit:,} a minute for each user, ip and api key" if limit else "off",
         "audit": f"siem:event_queue, at most {settings.siem_max_events:,} events",
+        "tokens": _tokens(runtime),
+        "public keys": f"{address}{JWKS_PATH}",
         "callers": "need the service token" if settings.service_token else "need no credential",
     }
     if generated_token is not None:
@@ -242,6 +245,13 @@ def _print_summary(
     for label, text in rows.items():
         typer.echo(f"  {label:<12} {text}")
     sys.stdout.flush()
+
+
+def _tokens(runtime: Runtime) -> str:
+    settings = runtime.settings
+    issuers = [settings.token_issuer, *(each.issuer for each in settings.trusted_issuers or ())]
+    signed = f"signed with {runtime.tokens.algorithm}, accepted from {', '.join(issuers)}"
+    return f"{signed}; at most {settings.session_cap:,} sessions of each user"
 
 
 def _valkey(runtime: Runtime) -> str:

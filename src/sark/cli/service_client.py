@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
@@ -15,7 +16,7 @@ from sark.errors import ConfigurationError, SarkError
 from sark.settings import Settings
 from sark.store.datadir import read_run_file
 
-__all__ = ["ServiceClient", "admin_of", "caller_of", "running_admin"]
+__all__ = ["ServiceClient", "admin_of", "caller_of", "running_admin", "user_path"]
 
 TIMEOUT_SECONDS = 10.0
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where it listens, not we
@@ -39,7 +40,7 @@ class ServiceClient:
         """Send a request, and return the document of its answer.
 
         Args:
-            method: ``GET`` or ``POST``.
+            method: ``GET``, ``POST`` or ``DELETE``.
             path: The route, percent-encoded.
             body: Members of the body; None ones are left out.
 
@@ -125,6 +126,15 @@ def admin_of(settings: Settings, address: str | None) -> ServiceClient:
     if settings.admin_token is None:
         raise ConfigurationError("SARK_ADMIN_TOKEN is not set: it has to be the service's")
     return ServiceClient(address.rstrip("/"), settings.admin_token, "SARK_ADMIN_TOKEN")
+
+
+def user_path(user_id: str) -> str:
+    """Name a user in a path.
+
+    A segment of dots alone would be taken for a step in the path, so its dots are encoded too.
+    """
+    encoded = quote(user_id, safe="")
+    return f"/v1/users/{encoded.replace('.', '%2E') if not encoded.strip('.') else encoded}"
 
 
 def _problem(document: dict[str, Any]) -> str:

@@ -7,7 +7,16 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp
 
 import sark
-from sark.http import cache, invalidation, openapi, operations, problems
+from sark.http import (
+    cache,
+    invalidation,
+    jwks,
+    openapi,
+    operations,
+    problems,
+    sessions,
+    user_sessions,
+)
 from sark.http.authorize import AUTHORIZE_PATH, authorize
 from sark.http.batch import BATCH_PATH, authorize_batch
 from sark.http.body_limit import BodyLimit
@@ -16,6 +25,7 @@ from sark.http.service import Service
 from sark.http.shortcut import Shortcut
 from sark.ops.cache_stats import CacheCounts
 from sark.ops.metrics import Metrics
+from sark.ops.session_stats import SessionCounts
 from sark.runtime import Runtime
 
 __all__ = ["create_app"]
@@ -47,6 +57,7 @@ def create_app(runtime: Runtime, metrics: Metrics) -> ASGIApp:
         runtime=runtime,
         metrics=metrics,
         cache_counts=CacheCounts(runtime.hub),
+        session_counts=SessionCounts(runtime.hub),
         admin=Credential(settings.admin_token),
         caller=Credential(settings.service_token),
     )
@@ -56,5 +67,8 @@ def create_app(runtime: Runtime, metrics: Metrics) -> ASGIApp:
     app.include_router(operations.router)
     app.include_router(invalidation.router)
     app.include_router(cache.router)
+    app.include_router(sessions.router)
+    app.include_router(user_sessions.router)
+    app.include_router(jwks.router)
     openapi.install(app)
     return Shortcut(app, AUTHORIZE_PATH, authorize, max_bytes=settings.max_body_bytes)

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from sark.gateway import Request
 from sark.http.bodies import decode_body
+from sark.http.callers import ask_as_user
 from sark.http.service import Service
 
 __all__ = ["AUTHORIZE_PATH", "authorize"]
@@ -26,7 +27,9 @@ _encode = msgspec.json.Encoder().encode
 async def authorize(request: HttpRequest) -> Response:
     """Decide one request; 200 with the answer, allow or deny."""
     service: Service = request.app.state.service
-    await service.check_caller(request)
+    access_token = await service.check_caller(request)
     question = await decode_body(request, _decode)
+    if access_token is not None:
+        question = ask_as_user(request, question, access_token)
     answer = await service.runtime.authorize(question)
     return Response(_encode(answer), media_type="application/json")

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from sark.batch import BatchRequest, authorize_many
 from sark.gateway import Answer
 from sark.http.bodies import decode_body
+from sark.http.callers import ask_as_user
 from sark.http.service import Service
 
 __all__ = ["BATCH_PATH", "BatchAnswer", "authorize_batch"]
@@ -32,7 +33,9 @@ class BatchAnswer(msgspec.Struct, frozen=True):
 async def authorize_batch(request: HttpRequest) -> Response:
     """Decide all questions; 200 with one answer each."""
     service: Service = request.app.state.service
-    await service.check_caller(request)
+    access_token = await service.check_caller(request)
     batch = await decode_body(request, _decode)
+    if access_token is not None:
+        batch = ask_as_user(request, batch, access_token)
     answers = await authorize_many(service.runtime.gateway, batch)
     return Response(_encode(BatchAnswer(answers)), media_type="application/json")

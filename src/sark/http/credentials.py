@@ -9,7 +9,14 @@ from pydantic import SecretStr
 
 from sark.http.problems import HttpError, Problem
 
-__all__ = ["Credential", "bearer_of", "forbidden_without_admin_token", "unauthenticated"]
+__all__ = [
+    "Credential",
+    "bearer_of",
+    "forbidden_without_admin_token",
+    "forbidden_without_tokens",
+    "looks_like_access_token",
+    "unauthenticated",
+]
 
 _BEARER = "bearer "
 
@@ -45,6 +52,11 @@ def bearer_of(authorization: str | None) -> str | None:
     return authorization[len(_BEARER) :].strip() or None
 
 
+def looks_like_access_token(token: str) -> bool:
+    """Whether a token has the form of an access token: three parts (RFC 7515 section 3.1)."""
+    return token.count(".") == 2  # noqa: PLR2004 - between three parts
+
+
 def unauthenticated(detail: str, *, token_given: bool, decision_id: str = "") -> HttpError:
     """Build the 401 answer; RFC 6750 section 3 names an error only when a token was given."""
     challenge = 'Bearer realm="sark"'
@@ -58,7 +70,17 @@ def unauthenticated(detail: str, *, token_given: bool, decision_id: str = "") ->
 
 def forbidden_without_admin_token() -> HttpError:
     """Build the answer of an admin route on a service that has no admin token."""
-    detail = "admin routes are closed: SARK_ADMIN_TOKEN is not set"
+    return _forbidden("admin routes are closed: SARK_ADMIN_TOKEN is not set")
+
+
+def forbidden_without_tokens() -> HttpError:
+    """Build the answer of a service that nobody may begin sessions on."""
+    return _forbidden(
+        "nobody may begin sessions: neither SARK_SERVICE_TOKEN nor SARK_ADMIN_TOKEN is set"
+    )
+
+
+def _forbidden(detail: str) -> HttpError:
     return HttpError(Problem("urn:sark:problem:forbidden", "Forbidden", 403, detail))
 
 

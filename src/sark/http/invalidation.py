@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
 import msgspec
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from sark.errors import ConfigurationError, EvaluationError, InvalidRequestError
+from sark.errors import ConfigurationError, EvaluationError
 from sark.http.problems import HttpError, Problem
 from sark.http.service import ServiceOf, require_admin
+from sark.http.user_paths import user_of
 
 __all__ = ["Invalidated", "router"]
 
@@ -21,7 +21,7 @@ router = APIRouter(
 )
 _encode = msgspec.json.Encoder().encode
 _ADMIN: dict[str, Any] = {"security": [{"bearer": []}]}
-_USERS, _INVALIDATE = b"/v1/users/", b"/invalidate"
+_INVALIDATE = b"/invalidate"
 
 
 class Invalidated(msgspec.Struct, frozen=True):
@@ -57,7 +57,7 @@ async def invalidate_policy(name: str, service: ServiceOf) -> Response:
 @router.post("/v1/users/{user_id:path}/invalidate", openapi_extra=_ADMIN)  # noqa: FAST003 - below
 async def invalidate_user(request: Request, service: ServiceOf) -> Response:
     """Revoke every cached decision about one user; the id is percent-encoded, but for `/`."""
-    user_id = _user_id(request.scope["raw_path"])
+    user_id = user_of(request.scope["raw_path"], _INVALIDATE)
     return _json(Invalidated(await service.runtime.invalidate_user(user_id)))
 
 
@@ -65,20 +65,6 @@ async def invalidate_user(request: Request, service: ServiceOf) -> Response:
 async def invalidate_all(service: ServiceOf) -> Response:
     """Revoke every cached decision."""
     return _json(Invalidated(await service.runtime.invalidate_all()))
-
-
-def _user_id(raw_path: bytes) -> str:
-    """Take the id from the path as it was sent: the decoded one hides what is not UTF-8.
-
-    Raises:
-        InvalidRequestError: It is no text.
-    """
-    path = raw_path.partition(b"?")[0]
-    encoded = path.removeprefix(_USERS).removesuffix(_INVALIDATE)
-    try:
-        return unquote_to_bytes(encoded).decode()
-    except UnicodeDecodeError:
-        raise InvalidRequestError("user_id", "is not valid UTF-8") from None
 
 
 def _json(document: object) -> Response:

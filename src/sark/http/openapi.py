@@ -10,7 +10,7 @@ from fastapi.openapi.utils import get_openapi
 
 from sark.batch import BatchRequest
 from sark.gateway import Answer, Request
-from sark.http import openapi_admin
+from sark.http import openapi_admin, openapi_sessions
 from sark.http.batch import BATCH_PATH, BatchAnswer
 from sark.http.problems import Problem
 from sark.ops.health import Readiness
@@ -35,7 +35,8 @@ _BATCH_EXAMPLE = {
 }
 _ERRORS = {
     "400": "The body is not JSON",
-    "401": "The service token is missing or wrong",
+    "401": "The service token is missing or wrong, or the user's token is not accepted",
+    "403": "The access token is another user's",
     "413": "The body is too large",
     "415": "The body is not application/json",
     "422": "A field is wrong or unknown, or the policy is not served",
@@ -75,7 +76,7 @@ def _complete(document: Schema) -> None:
     _bound_ids(schemas["Request"]["properties"])
     components = document.setdefault("components", {})
     components.setdefault("schemas", {}).update(schemas)
-    components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+    components["securitySchemes"] = openapi_sessions.SECURITY_SCHEMES
     paths = document["paths"]
     paths["/health/ready"]["get"]["responses"] = {
         "200": _response("Requests can be answered", ready),
@@ -86,6 +87,7 @@ def _complete(document: Schema) -> None:
         **_problems(_ADMIN_ERRORS, problem),
     }
     openapi_admin.complete(document)
+    openapi_sessions.complete(document)
     paths["/metrics"]["get"]["responses"]["200"]["content"] = {"text/plain": {}}
     paths["/v1/authorize"] = {
         "post": {
@@ -108,7 +110,7 @@ def _complete(document: Schema) -> None:
 def _deciding(request: Schema, example: Schema, answer: Schema, problem: Schema) -> Schema:
     return {
         "tags": ["authorization"],
-        "security": [{"bearer": []}, {}],
+        "security": [{"service": []}, {"user": []}, {}],
         "requestBody": {
             "required": True,
             "content": {"application/json": {"schema": request, "example": example}},

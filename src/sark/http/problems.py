@@ -17,6 +17,7 @@ from starlette.responses import Response
 from sark.errors import (
     AuditError,
     InvalidRequestError,
+    IssuerUnavailableError,
     LimitExceededError,
     QueueFullError,
     SarkError,
@@ -126,7 +127,7 @@ def problem_of(error: SarkError) -> Problem:
             )
         case SessionError():
             return _refused_session(error)
-        case AuditError() | StoreError():
+        case AuditError() | StoreError() | IssuerUnavailableError():
             return _unavailable(error)
         case _:
             return Problem("urn:sark:problem:internal", "Internal error", 500)
@@ -208,7 +209,7 @@ def challenge_of(problem: Problem) -> dict[str, str]:
 def _refused_session(error: SessionError) -> Problem:
     match error:
         case UserMismatchError():
-            kind, title, status = "forbidden", "Forbidden", 403
+            kind, title, status = "other-user", "Another user's token", 403
         case SessionCapError():
             kind, title, status = "session-cap", "Too many sessions", 409
         case _:
@@ -223,12 +224,14 @@ def _refused_session(error: SessionError) -> Problem:
     )
 
 
-def _unavailable(error: AuditError | StoreError) -> Problem:
+def _unavailable(error: AuditError | StoreError | IssuerUnavailableError) -> Problem:
     match error:
         case QueueFullError():
             kind, title = "audit-queue-full", "The audit queue is full"
         case AuditError():
             kind, title = "audit-unavailable", "The answer could not be recorded"
+        case IssuerUnavailableError():
+            kind, title = "issuer-unavailable", "The keys of the token's issuer are unavailable"
         case _:
             kind, title = "store-unavailable", "State is unavailable"
     seconds = getattr(error, "retry_after", 1.0)

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
 
+from sark.admission import Actor
+from sark.http.callers import Peer
 from sark.http.credentials import (
     Credential,
     bearer_of,
     forbidden_without_admin_token,
+    forbidden_without_tokens,
+    looks_like_access_token,
     unauthenticated,
 )
+from sark.http.problems import HttpError
 from sark.ops.cache_stats import CacheCounts
 from sark.ops.metrics import Metrics
+from sark.ops.session_stats import SessionCounts
 from sark.runtime import Runtime
+from sark.sessions import AccessClaims
 
 __all__ = ["Service", "ServiceOf", "require_admin"]
 
@@ -28,39 +36,121 @@ class Service:
         runtime: What it serves.
         metrics: What it measures.
         cache_counts: What it counts around the cache.
+        session_counts: What it counts around sessions.
         admin: Opens the admin routes.
-        caller: Required of callers when it is set.
+        caller: Required of trusted callers when it is set.
     """
 
     runtime: Runtime
     metrics: Metrics
     cache_counts: CacheCounts
+    session_counts: SessionCounts
     admin: Credential
     caller: Credential
 
-    async def check_caller(self, request: Request) -> None:
-        """Refuse a caller without the service token, when there is one.
+    @property
+    def deadline(self) -> float:
+        """When the round trips of a request that begins now must have ended."""
+        return asyncio.get_running_loop().time() + self.runtime.gateway.budget
+
+    async def check_caller(self, request: Request) -> str | None:
+        """Tell trusted callers from users, and refuse everybody else.
+
+        Without a service token whoever shows no bearer token is trusted.
+
+        Returns:
+            The access token that a user has shown, not verified yet; None for a trusted caller.
 
         Raises:
             HttpError: 401; recorded.
             AuditError: The refusal could not be recorded.
         """
-        if self.caller.is_set:
-            await self._check(request, self.caller, "the service token is missing or wrong")
+        token = bearer_of(request.headers.get("authorization"))
+        if token is None:
+            if not self.caller.is_set:
+                return None
+            raise await self._refusal(request, "the service token is missing or wrong")
+        if self.caller.matches(token):
+            return None
+        if looks_like_access_token(token):
+            return token
+        expected = (
+            "the service token or a user's access token"
+            if self.caller.is_set
+            else ("a user's access token")
+        )
+        raise await self._refusal(request, f"the bearer token is not {expected}")
 
     async def check_admin(self, request: Request) -> None:
         """Refuse whoever has no admin token; 403 when the service has none either."""
         if not self.admin.is_set:
             raise forbidden_without_admin_token()
-        await self._check(request, self.admin, "the admin token is missing or wrong")
+        if not self.admin.matches(bearer_of(request.headers.get("authorization"))):
+            raise await self._refusal(request, "the admin token is missing or wrong")
 
-    async def _check(self, request: Request, credential: Credential, detail: str) -> None:
+    async def check_issuer(self, request: Request) -> Actor:
+        """Refuse who may not begin sessions; 403 when the service has no token that may.
+
+        Returns:
+            Who it is, for the audit event.
+        """
+        if not (self.caller.is_set or self.admin.is_set):
+            raise forbidden_without_tokens()
+        actor = self.trusted(request)
+        if actor is None:
+            raise await self._refusal(request, "the service or admin token is missing or wrong")
+        return actor
+
+    async def access_token(self, request: Request) -> str:
+        """Take the bearer token, which is not verified yet.
+
+        Raises:
+            HttpError: There is none; recorded.
+        """
         token = bearer_of(request.headers.get("authorization"))
-        if credential.matches(token):
-            return
+        if token is None:
+            raise await self._refusal(request, "the access token is missing")
+        return token
+
+    async def check_user(self, request: Request, user_id: str | None = None) -> AccessClaims:
+        """Refuse who shows no access token of a living session.
+
+        Args:
+            request: The request.
+            user_id: Whose token it has to be; None accepts anybody's.
+
+        Raises:
+            HttpError: There is none; recorded.
+            SessionError: It isn't accepted, or is another user's; recorded.
+        """
+        peer = Peer.of(request)
+        return await self.runtime.admission.authenticate(
+            await self.access_token(request),
+            user_id=user_id,
+            ip=peer.ip,
+            user_agent=peer.user_agent,
+        )
+
+    async def check_owner(self, request: Request, user_id: str) -> Actor:
+        """Refuse who is neither an administrator nor the user; errors as in ``check_user``."""
+        if self.admin.matches(bearer_of(request.headers.get("authorization"))):
+            return "admin"
+        await self.check_user(request, user_id)
+        return "user"
+
+    def trusted(self, request: Request) -> Actor | None:
+        """Tell whose token a caller has shown; None when it is none that is trusted."""
+        token = bearer_of(request.headers.get("authorization"))
+        if self.caller.matches(token):
+            return "service"
+        return "admin" if self.admin.matches(token) else None
+
+    async def _refusal(self, request: Request, detail: str) -> HttpError:
+        """Record that a caller is refused; returns the 401 answer."""
+        token_given = bearer_of(request.headers.get("authorization")) is not None
         peer = request.client.host if request.client else "unknown"
         event_id = await self.runtime.gateway.refuse_unauthenticated(peer, request.url.path)
-        raise unauthenticated(detail, token_given=token is not None, decision_id=event_id)
+        return unauthenticated(detail, token_given=token_given, decision_id=event_id)
 
 
 def _service_of(request: Request) -> Service:

@@ -1,24 +1,15 @@
-"""How many decisions Valkey holds and how big they are, from a bounded sample.
-
-``SCAN`` walks the keyspace in the order of hashes, so its first steps are a fair sample of it.
-The number of steps is bounded, whatever the number of keys; what was not seen is extrapolated.
-"""
+"""How many decisions Valkey holds and how big they are, from a bounded sample."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import msgspec
 
 from sark.errors import StoreError
-from sark.keyspace import classify
+from sark.ops.key_sample import average_bytes, sample_keys
 from sark.store import Server
 
 __all__ = ["StoredDecisions", "sample_decisions"]
 
-STEPS = 20
-KEYS_PER_STEP = 500
-MEASURED_KEYS = 100
 DECISIONS = "policy_decision"
 
 
@@ -41,41 +32,11 @@ class StoredDecisions(msgspec.Struct, frozen=True):
 async def sample_decisions(server: Server) -> StoredDecisions | None:
     """Estimate; None when the server does not answer."""
     try:
-        keys, complete = await _sample(server)
-        found = [key for key in keys if _is_decision(key)]
-        count = len(found)
-        if not complete and keys:
-            total = await server.execute("DBSIZE", idempotent=True)
-            count = round(total * len(found) / len(keys))
-        average = await _average_bytes(server, found[:MEASURED_KEYS])
+        sample = await sample_keys(server)
+        found = sample.of(DECISIONS)
+        average = await average_bytes(server, found)
     except StoreError:
         return None
-    return StoredDecisions(count, not complete, len(keys), average)
-
-
-async def _sample(server: Server) -> tuple[list[bytes], bool]:
-    """Walk a bounded way; the keys met, and whether these are all."""
-    keys: set[bytes] = set()
-    cursor: Any = b"0"
-    for _ in range(STEPS):
-        cursor, found = await server.execute(
-            "SCAN", cursor, "COUNT", KEYS_PER_STEP, idempotent=True
-        )
-        keys.update(found)
-        if int(cursor) == 0:
-            return list(keys), True
-    return list(keys), False
-
-
-async def _average_bytes(server: Server, keys: list[bytes]) -> float | None:
-    if not keys:
-        return None
-    commands = [("MEMORY", "USAGE", key) for key in keys]
-    replies, _ = await server.exchange(commands, idempotent=True)
-    sizes = [size for size in replies if size is not None]  # a key may have expired meanwhile
-    return sum(sizes) / len(sizes) if sizes else None
-
-
-def _is_decision(key: bytes) -> bool:
-    row = classify(key)
-    return row is not None and row.name == DECISIONS
+    return StoredDecisions(
+        sample.estimate(len(found)), not sample.complete, len(sample.keys), average
+    )

@@ -24,9 +24,14 @@ from sark.events import (
     GenerationChanged,
     GuardChanged,
     Hub,
+    IssuerKeysFetched,
+    IssuerUnavailable,
     PoliciesReloaded,
     PolicyReloadFailed,
+    RefreshReused,
     ScriptLoaded,
+    SigningKeysChanged,
+    SigningKeysRefused,
     Warmed,
 )
 from sark.settings import LogFormat, LogLevel
@@ -130,6 +135,16 @@ def report_events(hub: Hub) -> None:
         elif any(fields[name] for name in fields.keys() - {"seconds"}):
             log.info("cache warmed", **fields)
 
+    def reused(event: RefreshReused) -> None:
+        log.warning(
+            "refresh token reused, its session is ended",
+            user_id=event.user_id,
+            session_id=event.session_id,
+            **({"not_safe_from_a_crash": event.failure} if event.failure else {}),
+        )
+
+    hub.on(RefreshReused, reused)
+    _report_keys(hub, log)
     hub.on(Warmed, warmed)
     hub.on(GuardChanged, guard)
     hub.on(EvaluatorBreakerChanged, breaker)
@@ -155,4 +170,27 @@ def report_events(hub: Hub) -> None:
         lambda e: audit(
             "audit events refused", events=e.events, reason=e.reason, remedy=REMEDIES[e.reason]
         ),
+    )
+
+
+def _report_keys(hub: Hub, log: Any) -> None:
+    def issuer_fetched(event: IssuerKeysFetched) -> None:
+        if event.changed:
+            log.info("keys of an issuer changed", issuer=event.issuer, keys=event.keys)
+
+    hub.on(IssuerKeysFetched, issuer_fetched)
+
+    def issuer_unavailable(event: IssuerUnavailable) -> None:
+        # Its tokens are refused only once the keys known before are too old.
+        report = log.warning if event.usable else log.error
+        report("keys of an issuer not available", **msgspec.structs.asdict(event))
+
+    hub.on(IssuerUnavailable, issuer_unavailable)
+    hub.on(
+        SigningKeysChanged,
+        lambda e: log.info("signing keys changed", active=e.active, keys=e.keys),
+    )
+    hub.on(
+        SigningKeysRefused,
+        lambda e: log.error("signing keys refused, the known ones stay", reason=e.reason),
     )

@@ -24,13 +24,22 @@ from sark.events import (
     GenerationChanged,
     GuardChanged,
     Hub,
+    IssuerKeysFetched,
+    IssuerUnavailable,
     LimitRefused,
     Looked,
     NearCacheChanged,
     PoliciesReloaded,
     PolicyReloadFailed,
+    RefreshReused,
     RoundTrip,
     ScriptLoaded,
+    SessionCreated,
+    SessionEnded,
+    SessionRefused,
+    SigningKeysChanged,
+    SigningKeysRefused,
+    TokenRefreshed,
     Warmed,
 )
 from sark.runtime import Runtime
@@ -52,15 +61,19 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._hub = hub
         self._count_requests(hub)
+        self._count_sessions(hub)
         self._count_policies(hub)
         self._count_cache(hub)
         self._count_store(hub)
         self._count_audit(hub)
+        self._count_keys(hub)
         self._gauges()
 
     async def render(self, runtime: Runtime) -> tuple[bytes, str]:
         """Read the gauges and render everything; the body and its content type."""
         self._read_pools(runtime.store.servers)
+        self._verified.labels("warm").set(runtime.tokens.hits)
+        self._verified.labels("cold").set(runtime.tokens.misses)
         await self._read_queue(runtime)
         self._handler_failures.set(self._hub.handler_failures)
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
@@ -88,6 +101,18 @@ class Metrics:
 
         hub.on(Decided, decided)
         hub.on(LimitRefused, lambda event: refused.labels(event.kind).inc())
+
+    def _count_sessions(self, hub: Hub) -> None:
+        created = self._counter("sessions_created", "Sessions begun")
+        ended = self._counter("sessions_ended", "Sessions ended before their time", "reason")
+        refreshed = self._counter("tokens_refreshed", "Refresh tokens traded")
+        refused = self._counter("sessions_refused", "Tokens and sessions not accepted", "code")
+        reused = self._counter("refresh_tokens_reused", "Copied refresh tokens that were used")
+        hub.on(SessionCreated, lambda _: created.inc())
+        hub.on(SessionEnded, lambda event: ended.labels(event.reason).inc(event.sessions))
+        hub.on(TokenRefreshed, lambda _: refreshed.inc())
+        hub.on(SessionRefused, lambda event: refused.labels(event.code).inc())
+        hub.on(RefreshReused, lambda _: reused.inc())
 
     def _count_policies(self, hub: Hub) -> None:
         ended = self._histogram("evaluation_seconds", "Evaluations", "policy", "result")
@@ -170,6 +195,15 @@ class Metrics:
         hub.on(AuditAppended, appended)
         hub.on(AuditRefused, lambda event: refused.labels(event.reason).inc(event.events))
 
+    def _count_keys(self, hub: Hub) -> None:
+        changes = self._counter("signing_key_changes", "Changes of the signing keys", "result")
+        # Issuers are a setting, so their number is small.
+        asked = self._counter("issuer_key_fetches", "Questions for keys", "issuer", "result")
+        hub.on(SigningKeysChanged, lambda _: changes.labels("changed").inc())
+        hub.on(SigningKeysRefused, lambda _: changes.labels("refused").inc())
+        hub.on(IssuerKeysFetched, lambda event: asked.labels(event.issuer, "ok").inc())
+        hub.on(IssuerUnavailable, lambda event: asked.labels(event.issuer, "failed").inc())
+
     def _gauges(self) -> None:
         self._up = self._gauge("store_up", "Whether the server is believed alive", "role")
         self._pool = self._gauge("store_pool_connections", "Pool by state", "role", "state")
@@ -180,6 +214,7 @@ class Metrics:
         self._queued = self._gauge("audit_queue_events", "Events in the queue")
         self._queued_bytes = self._gauge("audit_queue_bytes", "Bytes of the events in the queue")
         self._account = self._gauge("audit_account_events", "The queue's account", "entry")
+        self._verified = self._gauge("token_verifications", "Tokens looked at", "state")
         self._handler_failures = self._gauge("observer_failures", "Event handlers that raised")
 
     def _read_pools(self, servers: tuple[Server, ...]) -> None:

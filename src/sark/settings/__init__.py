@@ -13,7 +13,7 @@ Code that needs the password inside a ``ServerUrl`` or the text of a ``SecretStr
 
 from __future__ import annotations
 
-from sark.settings._kinds import HostPort
+from sark.settings._kinds import HostPort, TrustedIssuer
 from sark.settings._load import READ_ELSEWHERE, load
 from sark.settings._model import Settings
 from sark.settings._rows import SettingRow, Source, describe, render_markdown
@@ -21,11 +21,13 @@ from sark.settings._rules import (
     CacheKey,
     LogFormat,
     LogLevel,
+    SessionBind,
+    SessionCapPolicy,
+    TokenAlgorithm,
     Topology,
     check_exposure,
-    is_loopback,
 )
-from sark.settings._urls import ServerUrl, mask_url
+from sark.settings._urls import ServerUrl, is_loopback, mask_url
 
 __all__ = [
     "READ_ELSEWHERE",
@@ -34,10 +36,14 @@ __all__ = [
     "LogFormat",
     "LogLevel",
     "ServerUrl",
+    "SessionBind",
+    "SessionCapPolicy",
     "SettingRow",
     "Settings",
     "Source",
+    "TokenAlgorithm",
     "Topology",
+    "TrustedIssuer",
     "check_exposure",
     "describe",
     "is_loopback",

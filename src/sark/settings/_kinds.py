@@ -18,10 +18,12 @@ from pydantic import GetCoreSchemaHandler, Secret, SecretStr
 from pydantic_core import CoreSchema, core_schema
 
 from sark.settings._urls import (
+    ACCEPTED_ISSUERS,
     ACCEPTED_OPA_URL,
     ACCEPTED_URL,
     MASK,
     ServerUrl,
+    check_jwks_url,
     check_opa_url,
     check_url,
     mask_url,
@@ -41,6 +43,8 @@ _LABEL = r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
 _HOST_NAME = re.compile(rf"(?=.{{1,253}}$)({_LABEL}\.)*(?![0-9]+$){_LABEL}")
 _HOST_AND_PORT = re.compile(r"(?:\[(?P<ipv6>[^\]]+)\]|(?P<name>[^:\[\]]+)):(?P<port>[0-9]{1,5})")
 _PORTS = range(1, 65536)
+# An issuer may hold an "=" as well; its keys' address begins at the first one before a scheme.
+_TRUSTED = re.compile(r"(?P<issuer>[!-+\--~]{1,256}?)=(?P<url>https?://[!-+\--~]+)")
 
 
 class HostPort(NamedTuple):
@@ -51,6 +55,16 @@ class HostPort(NamedTuple):
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class TrustedIssuer(NamedTuple):
+    """An outside identity provider whose access tokens are accepted."""
+
+    issuer: str
+    jwks_url: str
+
+    def __str__(self) -> str:
+        return f"{self.issuer}={self.jwks_url}"
 
 
 def show_plain(value: object) -> str:
@@ -141,12 +155,13 @@ def number(low: float, high: float, unit: str, *, above: bool = False) -> Kind:
 
 def choice(*options: str) -> Kind:
     """One of a few words, in any case."""
+    spelled = {option.lower(): option for option in options}
 
     def parse(value: object) -> str:
-        word = value.strip().lower() if isinstance(value, str) else value
-        if word not in options:
+        word = value.strip().lower() if isinstance(value, str) else ""
+        if word not in spelled:
             raise ValueError("not one of the options")
-        return str(word)
+        return spelled[word]
 
     return Kind("choice", f"one of {', '.join(options)}", parse)
 
@@ -207,6 +222,18 @@ def hosts_and_ports() -> Kind:
         return tuple(_host_and_port(item) for item in _items(value))
 
     return Kind("list", "comma separated host:port pairs (IPv6 in brackets)", parse)
+
+
+def trusted_issuers() -> Kind:
+    """A comma separated list of issuers with the addresses of their keys."""
+
+    def parse(value: object) -> tuple[TrustedIssuer, ...]:
+        found = tuple(_trusted_issuer(item) for item in _items(value))
+        if len({trusted.issuer for trusted in found}) != len(found):
+            raise ValueError("an issuer stands in it twice")
+        return found
+
+    return Kind("list", ACCEPTED_ISSUERS, parse, is_url=True)
 
 
 def path() -> Kind:
@@ -291,3 +318,10 @@ def _host_and_port(item: str) -> HostPort:
     else:
         _check_host(match["name"])
     return HostPort(match["ipv6"] or match["name"], int(match["port"]))
+
+
+def _trusted_issuer(item: str) -> TrustedIssuer:
+    match = _TRUSTED.fullmatch(item)
+    if match is None:
+        raise ValueError("not an issuer and an address")
+    return TrustedIssuer(match["issuer"], check_jwks_url(match["url"]))

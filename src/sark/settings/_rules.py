@@ -5,10 +5,10 @@ Each returns the lines of what is wrong, so that all of it can be told at once.
 
 from __future__ import annotations
 
-import ipaddress
 from typing import TYPE_CHECKING, Literal
 
 from sark.errors import SettingsError
+from sark.settings._urls import is_loopback
 
 if TYPE_CHECKING:
     from sark.settings._model import Settings
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 Topology = Literal["single", "sentinel", "cluster"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "console", "auto"]
+SessionCapPolicy = Literal["end_oldest", "refuse"]
+SessionBind = Literal["none", "network", "user_agent", "both"]
+TokenAlgorithm = Literal["EdDSA", "RS256"]
 CacheKey = Literal["full", "compact"]
 
 SUPPORTED_TOPOLOGIES: frozenset[Topology] = frozenset({"single"})
@@ -30,6 +33,7 @@ def conflicts(settings: Settings) -> list[str]:
         *_cluster(settings),
         *_unsupported(settings),
         *_tokens(settings),
+        *_issuers(settings),
         *_opa(settings),
         *_opa_certificate(settings),
         *_ttl_order(settings),
@@ -50,15 +54,6 @@ def check_exposure(settings: Settings) -> None:
         "credential, expected SARK_SERVICE_TOKEN to be set (callers then authenticate), or "
         "SARK_ALLOW_ANONYMOUS=true (anybody who reaches the port may ask)"
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether only this machine can reach a listener on the host."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        # Other names depend on a resolver, so nobody can promise where they lead.
-        return host.lower() == "localhost"
 
 
 def _roles(settings: Settings) -> list[str]:
@@ -114,6 +109,17 @@ def _tokens(settings: Settings) -> list[str]:
     if settings.admin_token is None or settings.admin_token != settings.service_token:
         return []
     return ["SARK_SERVICE_TOKEN: got the same value as SARK_ADMIN_TOKEN, expected a different one"]
+
+
+def _issuers(settings: Settings) -> list[str]:
+    variable, given = "SARK_TRUSTED_AUDIENCE", settings.trusted_audience
+    if settings.trusted_issuers is None:
+        missing = f"{variable}: got {given!r}, expected SARK_TRUSTED_ISSUERS to be set too"
+        return [] if given is None else [missing]
+    ours = settings.token_issuer
+    if ours not in {trusted.issuer for trusted in settings.trusted_issuers}:
+        return []
+    return [f"SARK_TRUSTED_ISSUERS: got {ours!r}, expected issuers other than SARK_TOKEN_ISSUER"]
 
 
 def _opa(settings: Settings) -> list[str]:

@@ -7,6 +7,7 @@ but the scheme.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 
 from pydantic import Secret
@@ -22,6 +23,12 @@ OPA_SCHEMES = ("http", "https", "unix")
 ACCEPTED_OPA_URL = (
     "a URL such as http://127.0.0.1:8181, https://opa.example/base or unix:///path/to/socket, "
     "without user, password or query (OPA_TOKEN holds the credential)"
+)
+
+ACCEPTED_ISSUERS = (
+    "comma separated issuer=jwks_url pairs, each issuer once, such as "
+    "https://idp.example=https://idp.example/jwks.json (https, or http on loopback; without user "
+    "and password)"
 )
 
 # An "@" occurs at most once, before the host: further ones could only be part of a password.
@@ -101,6 +108,33 @@ def check_opa_url(url: str) -> str:
     if match["user"] is not None or "?" in url:
         raise ValueError("credentials or a query")
     return url
+
+
+def check_jwks_url(url: str) -> str:
+    """Return the address unchanged.
+
+    Raises:
+        ValueError: If keys must not be fetched from there: it isn't https beyond this machine, or
+            it holds credentials.
+    """
+    match = _match(url)
+    if match is None or match["scheme"] not in ("http", "https"):
+        raise ValueError("not an address of keys")
+    _check_location(match)
+    if match["user"] is not None:
+        raise ValueError("credentials")
+    if match["scheme"] == "http" and not is_loopback(match["host"].strip("[]")):
+        raise ValueError("keys that anybody on the way could replace")
+    return url
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is this machine itself, which no other one can reach or speak for."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        # Other names depend on a resolver, so nobody can promise where they lead.
+        return host.lower() == "localhost"
 
 
 def _check_location(match: re.Match[str]) -> None:

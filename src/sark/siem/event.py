@@ -31,7 +31,8 @@ class AuditEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     Attributes:
         id: Stable id; the same as the answer's ``decision_id``.
         time: When the answer was made, by this process's clock.
-        type: ``decision``, or ``refusal`` when the request was refused before a decision.
+        type: ``decision``, ``refusal`` when the request was refused before a decision, or
+            ``session`` when a session began or ended.
         policy: Which policy decided.
         user_id: Who asked.
         action: What for.
@@ -48,7 +49,7 @@ class AuditEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     id: str
     time: datetime
-    type: Literal["decision", "refusal"]
+    type: Literal["decision", "refusal", "session"]
     policy: str
     user_id: str
     action: str

@@ -1,0 +1,283 @@
+"""Sessions and access tokens as callers meet them: who is admitted, and what is recorded of it.
+
+Refused tokens are audited like requests over a limit: the first refusal of a user for a reason
+within a minute is an event, accepted before the answer leaves; its repeats are a count. A token
+that could not be verified speaks for nobody, so its refusals belong to the address that sent it.
+A copied refresh token ends its session, so each is an event of its own.
+
+Logins and ends of sessions are events too: one for each session that began or ended. Refreshes
+that succeed are not, nor are revocations that found nothing to end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Literal
+
+from sark.errors import InvalidRequestError, SessionError, UserMismatchError
+from sark.events import Hub
+from sark.sessions import AccessClaims, Grant, Revocation, Session, Sessions
+from sark.sessions.checks import NO_CHECK, SessionCheck
+from sark.sessions.verdicts import error_of, refused
+from sark.siem import AuditEvent, EventQueue, Refusals, new_event_id, now
+
+__all__ = ["UNVERIFIED", "Actor", "Admission"]
+
+REFUSALS_WINDOW_SECONDS = 60
+UNVERIFIED = "unverified"
+
+Actor = Literal["user", "admin", "service"]
+"""Who began or ended a session, for the audit event."""
+
+
+class Admission:
+    """Admits callers by their tokens, and records logins, refusals and ends of sessions.
+
+    Args:
+        sessions: The sessions; without them no token is accepted.
+        refusals: Records who was refused.
+        queue: Takes the other audit events.
+        hub: Where events go.
+        budget: Seconds for the round trips of one call.
+    """
+
+    def __init__(
+        self,
+        sessions: Sessions | None,
+        refusals: Refusals,
+        queue: EventQueue,
+        hub: Hub,
+        *,
+        budget: float,
+    ) -> None:
+        self._sessions = sessions
+        self._refusals = refusals
+        self._queue = queue
+        self._hub = hub
+        self._budget = budget
+
+    async def identify(
+        self,
+        access_token: str | None,
+        *,
+        user_id: str | None,
+        ip: str | None,
+        user_agent: str | None,
+        deadline: float,
+    ) -> AccessClaims:
+        """Verify an access token, and that it speaks for the user whom its request names, if any.
+
+        No I/O, unless it is an outside issuer's and begins a session; see ``Sessions.adopt``.
+
+        Raises:
+            InvalidRequestError: It is no string, or there are no sessions here.
+            TokenError: It isn't accepted.
+            UserMismatchError: It is another user's.
+            SessionError: Its session can't begin.
+        """
+        if not isinstance(access_token, str):
+            kind = type(access_token).__name__
+            raise InvalidRequestError("access_token", f"got {kind}, expected a string")
+        sessions = self._open()
+        claims = await sessions.checks.verify(access_token)
+        self._require_user(claims, user_id)
+        await sessions.adopt(claims, ip=ip, user_agent=user_agent, deadline=deadline)
+        return claims
+
+    def prepare(
+        self, claims: AccessClaims | None, ip: str | None, user_agent: str | None
+    ) -> SessionCheck:
+        """Prepare the check of a session in round trip 1; without a token there is none.
+
+        Raises:
+            BindingError: The request doesn't say what sessions are bound to.
+        """
+        return NO_CHECK if claims is None else self._open().checks.prepare(claims, ip, user_agent)
+
+    def judge(self, user_id: str, verdict: bytes) -> None:
+        """Interpret what round trip 1 says of the session; raises what it was refused for."""
+        if self._sessions is not None:
+            self._sessions.checks.judge(user_id, verdict)
+
+    async def record(self, error: SessionError, event: AuditEvent, deadline: float) -> None:
+        """Record a refusal, and note the event's id in the error.
+
+        Raises:
+            AuditError: It could not be recorded.
+        """
+        identity = f"user:{error.user_id}" if error.user_id else f"ip:{event.ip or UNVERIFIED}"
+        # A refusal that ended a session stands for itself: it happens but once.
+        window = f"{event.reason}:{identity}" + (f":{error.session_id}" if error.session_id else "")
+        error.decision_id = await self._refusals.record(
+            window,
+            event,
+            identity=identity,
+            seconds_left=REFUSALS_WINDOW_SECONDS,
+            deadline=deadline,
+        )
+
+    async def create(
+        self,
+        user_id: str,
+        *,
+        client_id: str = "",
+        ip: str | None = None,
+        user_agent: str | None = None,
+        tier: str = "",
+        by: Actor = "service",
+    ) -> Grant:
+        """Begin a session; as ``Sessions.create``, but recorded.
+
+        Raises:
+            AuditError: It could not be recorded; the session is left to expire.
+        """
+        deadline = self._deadline()
+        try:
+            grant = await self._open().create(
+                user_id,
+                client_id=client_id,
+                ip=ip,
+                user_agent=user_agent,
+                tier=tier,
+                deadline=deadline,
+            )
+        except SessionError as error:
+            await self.record(error, _refusal("session:create", error, ip), self._deadline())
+            raise
+        event = _event("session:create", user_id, grant.session_id, by, ip)
+        await self._queue.append(event, deadline=deadline)
+        return grant
+
+    async def authenticate(
+        self,
+        access_token: str,
+        *,
+        user_id: str | None = None,
+        ip: str | None = None,
+        user_agent: str | None = None,
+    ) -> AccessClaims:
+        """Accept an access token alone; as ``Sessions.authenticate``, but refusals are recorded.
+
+        Args:
+            access_token: The token.
+            user_id: Whose it has to be; None accepts anybody's.
+            ip: Where it comes from.
+            user_agent: What it comes with.
+
+        Raises:
+            UserMismatchError: It is another user's.
+            AuditError: A refusal could not be recorded.
+        """
+        deadline = self._deadline()
+        try:
+            claims = await self._open().authenticate(
+                access_token, ip=ip, user_agent=user_agent, deadline=deadline
+            )
+            self._require_user(claims, user_id)
+        except SessionError as error:
+            await self.record(error, _refusal("session:authenticate", error, ip), self._deadline())
+            raise
+        return claims
+
+    async def session(
+        self, access_token: str, *, ip: str | None = None, user_agent: str | None = None
+    ) -> Session:
+        """Read the session of an access token; errors as in ``authenticate``."""
+        claims = await self.authenticate(access_token, ip=ip, user_agent=user_agent)
+        found = await self._open().get(claims.user_id, claims.session_id, deadline=self._deadline())
+        if found is None:  # it has ended since the check
+            error = refused(self._hub, error_of("ended"), claims.user_id)
+            await self.record(error, _refusal("session:authenticate", error, ip), self._deadline())
+            raise error
+        return found
+
+    async def refresh(
+        self, refresh_token: str, *, ip: str | None = None, user_agent: str | None = None
+    ) -> Grant:
+        """Trade a refresh token; as ``Sessions.refresh``, but refusals are recorded.
+
+        Raises:
+            AuditError: A refusal could not be recorded.
+        """
+        deadline = self._deadline()
+        try:
+            return await self._open().refresh(
+                refresh_token, ip=ip, user_agent=user_agent, deadline=deadline
+            )
+        except SessionError as error:
+            await self.record(error, _refusal("session:refresh", error, ip), self._deadline())
+            raise
+
+    async def revoke(
+        self, user_id: str, session_id: str, *, by: Actor, ip: str | None = None
+    ) -> Revocation:
+        """End one session; as ``Sessions.revoke``, but recorded.
+
+        Raises:
+            AuditError: It has ended, but that could not be recorded.
+        """
+        revocation = await self._open().revoke(user_id, session_id)
+        await self._record_end(user_id, revocation, by, ip)
+        return revocation
+
+    async def revoke_user(
+        self, user_id: str, *, except_session: str | None = None, by: Actor, ip: str | None = None
+    ) -> Revocation:
+        """End all sessions of a user, or all but one; as ``revoke``."""
+        revocation = await self._open().revoke_user(user_id, except_session=except_session)
+        await self._record_end(user_id, revocation, by, ip)
+        return revocation
+
+    async def _record_end(
+        self, user_id: str, revocation: Revocation, by: Actor, ip: str | None
+    ) -> None:
+        events = [
+            _event("session:revoke", user_id, session_id, by, ip) for session_id in revocation.ended
+        ]
+        if events:
+            await self._queue.append_many(events, deadline=self._deadline())
+
+    def _require_user(self, claims: AccessClaims, user_id: str | None) -> None:
+        if user_id is not None and user_id != claims.user_id:
+            error = UserMismatchError("user", "the request names another user than its token")
+            raise refused(self._hub, error, claims.user_id)
+
+    def _open(self) -> Sessions:
+        if self._sessions is None:
+            raise InvalidRequestError("access_token", "this deployment has no sessions")
+        return self._sessions
+
+    def _deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self._budget
+
+
+def _event(action: str, user_id: str, session_id: str, by: Actor, ip: str | None) -> AuditEvent:
+    return AuditEvent(
+        id=new_event_id(),
+        time=now(),
+        type="session",
+        policy="",
+        user_id=user_id,
+        action=action,
+        resource=session_id,
+        context={},
+        allow=True,
+        reason=f"by {by}",
+        ip=ip,
+    )
+
+
+def _refusal(action: str, error: SessionError, ip: str | None) -> AuditEvent:
+    return AuditEvent(
+        id=new_event_id(),
+        time=now(),
+        type="refusal",
+        policy="",
+        user_id=error.user_id,
+        action=action,
+        resource=error.session_id,
+        context={},
+        allow=False,
+        reason=f"session:{error.code}",
+        ip=ip,
+    )

@@ -1,0 +1,57 @@
+"""From where a request comes, as its connection tells it; what its body says is another matter."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeVar
+
+from msgspec.structs import replace
+from starlette.requests import Request as HttpRequest
+
+from sark.batch import BatchRequest
+from sark.errors import InvalidRequestError
+from sark.gateway import Request
+from sark.sessions.session import MAX_USER_AGENT_BYTES
+
+__all__ = ["Peer", "ask_as_user"]
+
+R = TypeVar("R", Request, BatchRequest)
+
+
+class Peer(NamedTuple):
+    """Where a request comes from.
+
+    Attributes:
+        ip: Address of the connection's peer; None on a socket without addresses.
+        user_agent: Its ``User-Agent``.
+    """
+
+    ip: str | None
+    user_agent: str | None
+
+    @classmethod
+    def of(cls, request: HttpRequest) -> Peer:
+        """Look at a request."""
+        # The zone of a link-local address is this machine's name for a network.
+        ip = request.client.host.partition("%")[0] if request.client else None
+        user_agent = request.headers.get("user-agent")
+        # No session begins with a longer one, so cutting it off lets nothing match.
+        return cls(ip, user_agent and user_agent[: MAX_USER_AGENT_BYTES + 1])
+
+
+def ask_as_user(request: HttpRequest, asked: R, access_token: str) -> R:
+    """Put what is known of a user in the place of what the user says.
+
+    Args:
+        request: The request; its bearer token is the user's.
+        asked: Its body. ``ip`` and ``user_agent`` in it don't count.
+        access_token: The bearer token.
+
+    Raises:
+        InvalidRequestError: The body has what only a trusted caller may say.
+    """
+    for name in ("access_token", "api_key_id"):
+        if getattr(asked, name) is not None:
+            reason = "only a trusted caller may name one; here the bearer token is the user's"
+            raise InvalidRequestError(name, reason)
+    peer = Peer.of(request)
+    return replace(asked, access_token=access_token, ip=peer.ip, user_agent=peer.user_agent)

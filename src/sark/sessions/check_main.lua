@@ -1,0 +1,2 @@
+-- The check alone: KEYS and ARGV as in session_check.
+return session_check(1, 1)

@@ -1,0 +1,86 @@
+"""Sessions on a real server: what begins, is accepted, is traded, and ends."""
+
+from __future__ import annotations
+
+import pytest
+
+from sark.errors import RefreshReuseError, SessionEndedError, TokenError
+from sark.sessions import SessionRules
+from tests.support.servers import ValkeyServer
+from tests.support.sessions import BROWSER, code_of, log_in, open_sessions
+
+
+async def test_a_session_is_accepted_until_it_is_revoked(server: ValkeyServer) -> None:
+    async with open_sessions(server.url) as sessions:
+        grant = await log_in(sessions, ip="::ffff:192.0.2.7", user_agent=BROWSER, tier="gold")
+        claims = await sessions.authenticate(grant.access_token)
+        assert (claims.user_id, claims.session_id) == ("alice", grant.session_id)
+        assert (claims.client_id, claims.tier) == ("web", "gold")
+        assert claims.expires_at - claims.issued_at == grant.expires_in == 900
+        (session,) = await sessions.list("alice")
+        assert session == await sessions.get("alice", grant.session_id)
+        assert session.expires_at == grant.session_expires_at
+        assert session.expires_at - session.created_at == 7 * 86_400
+        assert (session.ip, session.user_agent) == ("192.0.2.7", "Edg/126, Windows NT 10.0")
+        revocation = await sessions.revoke("alice", grant.session_id)
+        assert revocation.ended == (grant.session_id,)
+        assert revocation.freshness
+        with pytest.raises(SessionEndedError):
+            await sessions.authenticate(grant.access_token)
+        with pytest.raises(SessionEndedError):
+            await sessions.refresh(grant.refresh_token)
+        assert (await sessions.revoke("alice", grant.session_id)).ended == ()
+        assert await sessions.list("alice") == []
+
+
+async def test_refresh_tokens_are_traded_once(server: ValkeyServer) -> None:
+    async with open_sessions(server.url, SessionRules(grace=0)) as sessions:
+        first = await log_in(sessions)
+        second = await sessions.refresh(first.refresh_token)
+        assert second.session_id == first.session_id
+        assert second.refresh_token != first.refresh_token
+        assert second.access_token != first.access_token
+        # The earlier access token lives on to its end.
+        for grant in (first, second):
+            await sessions.authenticate(grant.access_token)
+        with pytest.raises(RefreshReuseError):
+            await sessions.refresh(first.refresh_token)
+        for grant in (first, second):
+            assert await code_of(sessions.authenticate(grant.access_token)) == "ended"
+            assert await code_of(sessions.refresh(grant.refresh_token)) == "ended"
+
+
+async def test_within_the_grace_the_same_successor_comes_again(server: ValkeyServer) -> None:
+    async with open_sessions(server.url) as sessions:
+        first = await log_in(sessions)
+        second = await sessions.refresh(first.refresh_token)
+        again = await sessions.refresh(first.refresh_token)
+        assert again == second
+        third = await sessions.refresh(second.refresh_token)
+        # What was traded twice is no longer the token before the current one.
+        with pytest.raises(RefreshReuseError):
+            await sessions.refresh(first.refresh_token)
+        assert await code_of(sessions.refresh(third.refresh_token)) == "ended"
+
+
+@pytest.mark.parametrize("change", ["user", "session", "counter", "mac", "form", "é", "long"])
+async def test_a_forged_refresh_token_costs_no_round_trip(
+    change: str, server: ValkeyServer
+) -> None:
+    async with open_sessions(server.url) as sessions:
+        grant = await log_in(sessions)
+        version, user, session, counter, mac = grant.refresh_token.split(".")
+        forged = {
+            "user": f"{version}.Ym9i.{session}.{counter}.{mac}",
+            "session": f"{version}.{user}.{session[:-1]}x.{counter}.{mac}",
+            "counter": f"{version}.{user}.{session}.1.{mac}",
+            "mac": f"{version}.{user}.{session}.{counter}.{mac[:-2]}AA",
+            "form": "." * 9,
+            "é": grant.refresh_token + "é",
+            "long": grant.refresh_token * 1000,
+        }[change]
+        with server.paused(), pytest.raises(TokenError) as caught:
+            await sessions.refresh(forged, deadline=0)
+        assert caught.value.code == "invalid"
+        assert forged not in str(caught.value)
+        await sessions.refresh(grant.refresh_token)
