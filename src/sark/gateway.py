@@ -272,9 +272,8 @@ class Gateway:
         kind, identity = charge.refused
         reason = f"rate_limit:{kind}"
         event = _event(request, question, allow=False, reason=reason, kind="refusal")
-        name = self.limiter.keys([charge.refused])[0]
         recorded_as = await self.refusals.record(
-            name,
+            charge.name,
             event,
             identity=f"{kind}:{identity}",
             seconds_left=charge.refused_for,
@@ -282,7 +281,11 @@ class Gateway:
         )
         self.store.hub.emit(LimitRefused(kind))
         return LimitExceededError(
-            kind, retry_after=charge.retry_after, limits=charge.states, decision_id=recorded_as
+            kind,
+            retry_after=charge.retry_after,
+            limits=charge.states,
+            decision_id=recorded_as,
+            policy=charge.policy,
         )
 
 

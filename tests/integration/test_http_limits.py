@@ -58,7 +58,13 @@ async def test_a_refusal_says_who_and_how_long(http: aiohttp.ClientSession) -> N
     assert problem["limit"] == "user"
     (state,) = problem["limits"]
     assert 0 < state.pop("reset") <= 60
-    assert state == {"kind": "user", "limit": LIMIT, "remaining": 0}
+    assert state == {
+        "kind": "user",
+        "limit": LIMIT,
+        "remaining": 0,
+        "window": 60,
+        "policy": "user",
+    }
     assert problem["decision_id"]
 
 

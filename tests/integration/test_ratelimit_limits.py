@@ -113,7 +113,7 @@ def test_any_sequence_of_requests_agrees_with_the_model(
                 assert charge.refused == (full[0] if full else None)
                 used.update([] if full else identities)
                 assert charge.states == tuple(
-                    LimitState(kind, most, most - used[kind, name], state.reset)
+                    LimitState(kind, most, most - used[kind, name], state.reset, 600, kind)
                     for (kind, name), state in zip(identities, charge.states, strict=True)
                 )
 

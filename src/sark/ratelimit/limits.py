@@ -10,71 +10,18 @@ for it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import Literal
-
-import msgspec
 
 from sark.errors import InvalidRequestError
 from sark.keyspace import Keyspace
+from sark.ratelimit.limit import Charge, Identity, Limit, LimitState
 from sark.store import Store, load_script
 
-__all__ = ["Charge", "Identity", "Limit", "LimitState", "RateLimiter", "canonical_ip"]
-
-Kind = Literal["user", "ip", "apikey"]
-Identity = tuple[Kind, str]
+__all__ = ["RateLimiter", "canonical_ip"]
 
 CHARGE_FRAGMENT = ("sark.ratelimit", "charge.lua")
 _CHARGE = load_script("ratelimit.charge", CHARGE_FRAGMENT, ("sark.ratelimit", "charge_main.lua"))
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """So many requests in a window.
-
-    Attributes:
-        requests: Most requests per window.
-        window_seconds: Length of the window.
-    """
-
-    requests: int
-    window_seconds: int = 60
-
-
-class LimitState(msgspec.Struct, frozen=True):
-    """One identity's window after a request.
-
-    Attributes:
-        kind: ``user``, ``ip`` or ``apikey``.
-        limit: Most requests per window.
-        remaining: Requests left in this window.
-        reset: Seconds until the window ends, rounded up.
-    """
-
-    kind: Kind
-    limit: int
-    remaining: int
-    reset: int
-
-
-class Charge(msgspec.Struct, frozen=True):
-    """The outcome of charging a request.
-
-    Attributes:
-        admitted: Whether the request may go on.
-        states: Each identity's window, in the order of the identities.
-        refused: The first identity that is at its limit, when not admitted.
-        retry_after: Seconds until every refusing window has ended; 0 when admitted.
-        refused_for: Seconds until the window of ``refused`` ends, exactly; 0 when admitted.
-    """
-
-    admitted: bool
-    states: tuple[LimitState, ...]
-    refused: Identity | None = None
-    retry_after: int = 0
-    refused_for: float = 0.0
 
 
 @lru_cache(maxsize=8192)
@@ -150,7 +97,14 @@ class RateLimiter:
         if limit is None:
             return Charge(admitted=True, states=())
         states = tuple(
-            LimitState(kind, limit.requests, max(0, limit.requests - used), -(-left // 1000))
+            LimitState(
+                kind,
+                limit.requests,
+                max(0, limit.requests - used),
+                -(-left // 1000),
+                limit.window_seconds,
+                kind,
+            )
             for (kind, _), used, left in zip(identities, reply[1::2], reply[2::2], strict=True)
         )
         if reply[0]:
@@ -164,12 +118,29 @@ class RateLimiter:
             refused=identities[first],
             retry_after=max(1, wait),
             refused_for=reply[2 + 2 * first] / 1000,
+            policy=states[first].policy,
+            name=self.keys([identities[first]])[0],
         )
 
     async def check(
-        self, identities: Sequence[Identity], *, deadline: float | None = None
+        self,
+        identities: Sequence[Identity],
+        *,
+        action: str = "",  # noqa: ARG002 - selects rules
+        path: str = "",  # noqa: ARG002 - likewise
+        tier: str = "",  # noqa: ARG002 - likewise
+        cost: int | None = None,
+        deadline: float | None = None,
     ) -> Charge:
         """Charge one request: one round trip. Never repeated when its outcome is unknown.
+
+        Args:
+            identities: Who asks.
+            action: What is asked for, such as ``server:read``; selects rules.
+            path: The path of an HTTP request; likewise.
+            tier: The caller's plan, from a verified claim; likewise.
+            cost: How many requests it counts as; left out, what the rules say of the action.
+            deadline: On the event loop's clock, in seconds.
 
         Raises:
             StoreError: The server did not answer.
@@ -177,6 +148,9 @@ class RateLimiter:
         if not identities:
             return Charge(admitted=True, states=())
         reply = await self._store.state.run(
-            _CHARGE, self.keys(identities), self.arguments(identities), deadline=deadline
+            _CHARGE,
+            self.keys(identities),
+            self.arguments(identities, cost=cost or 1),
+            deadline=deadline,
         )
-        return self.read(identities, reply.value)
+        return self.read(identities, reply.value, cost=cost or 1)
