@@ -5,7 +5,7 @@
 --                       another server holds the decisions
 -- ARGV[1]               n
 -- ARGV[2], ARGV[3]      nonce and life of a user's token, as in policy_lookup
--- ARGV[4 ..]            cost, limits and windows, as in ratelimit_charge
+-- ARGV[4 ..]            limits and costs, as in ratelimit_charge
 --
 -- Returns {charge} when a limit refuses, else {charge, lookup}.
 local counters = tonumber(ARGV[1])

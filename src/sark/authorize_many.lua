@@ -5,7 +5,7 @@
 -- ARGV[1]           n
 -- ARGV[2], ARGV[3]  nonce and life of a user's token, as in policy_lookup
 -- ARGV[4]           number of policies
--- ARGV[5 ..]        cost, limits and windows, as in ratelimit_charge
+-- ARGV[5 ..]        limits and costs, as in ratelimit_charge
 --
 -- Returns {charge} when a limit refuses, else {charge, look-ups}.
 local counters = tonumber(ARGV[1])

@@ -20,8 +20,9 @@ from sark.gateway import Answer, Gateway, Request, answer_of, event_of, looked, 
 from sark.policy import Found, Question
 from sark.policy.decisions import Consistency, Decisions, Glance, Outcome, Plan
 from sark.policy.generations import TOKEN_FRAGMENTS, fresh_nonce
-from sark.ratelimit import Charge, Identity
-from sark.ratelimit.limits import CHARGE_FRAGMENT
+from sark.ratelimit import Charge, ChargePlan, Identity
+from sark.ratelimit.limits import CHARGE_FRAGMENTS
+from sark.ratelimit.plan import denial
 from sark.store import Argument, load_script
 
 __all__ = ["MAX_QUESTIONS", "BatchQuestion", "BatchRequest", "authorize_many"]
@@ -32,7 +33,7 @@ _AUTHORIZE_MANY = load_script(
     "gateway.authorize_many",
     *TOKEN_FRAGMENTS,
     ("sark.policy", "lookup_many.lua"),
-    CHARGE_FRAGMENT,
+    *CHARGE_FRAGMENTS,
     ("sark", "authorize_many.lua"),
 )
 
@@ -75,12 +76,13 @@ class BatchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     freshness: str | None = None
 
 
-async def authorize_many(gateway: Gateway, batch: BatchRequest) -> list[Answer]:
+async def authorize_many(gateway: Gateway, batch: BatchRequest, *, tier: str = "") -> list[Answer]:
     """Decide all questions of a batch, and record every answer before returning any.
 
     Args:
         gateway: Decides.
         batch: The questions.
+        tier: As in ``Gateway.authorize``.
 
     Returns:
         One answer per question, in their order.
@@ -94,13 +96,17 @@ async def authorize_many(gateway: Gateway, batch: BatchRequest) -> list[Answer]:
     """
     started = perf_counter()
     requests, questions, identities = _check(gateway, batch)
+    actions = [question.action for question in questions]
+    charged = gateway.limiter.plan_many(identities, actions, tier=tier)
     decisions = gateway.decisions
     plan = decisions.plan(batch.consistency, batch.freshness)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + gateway.budget
     fast = plan.consistency == "fast"
     glances = [decisions.glance(question, use_entry=fast) for question in questions]
-    charge, found = await _round_trip(gateway, questions, identities, deadline)
+    if charged.denied is not None:
+        raise await gateway.refuse(requests[0], questions[0], denial(charged.denied), deadline)
+    charge, found = await _round_trip(gateway, questions, charged, deadline)
     if found is None:
         raise await gateway.refuse(requests[0], questions[0], charge, deadline)
     before = loop.time()
@@ -143,13 +149,9 @@ def _check(
     gateway: Gateway, batch: BatchRequest
 ) -> tuple[list[Request], list[Question], tuple[Identity, ...]]:
     """Refuse unusable input before any I/O; the field says which question."""
-    count, most = len(batch.questions), gateway.limiter.most_at_once
+    count = len(batch.questions)
     if not 1 <= count <= MAX_QUESTIONS:
         raise InvalidRequestError("questions", f"got {count}, expected 1 to {MAX_QUESTIONS}")
-    if most is not None and count > most:
-        raise InvalidRequestError(
-            "questions", f"got {count}, expected at most {most}, which is the rate limit"
-        )
     requests, questions = [], []
     identities: tuple[Identity, ...] = ()
     for number, asked in enumerate(batch.questions):
@@ -181,19 +183,19 @@ def _field(asked: BatchQuestion, number: int, field: str) -> str:
 async def _round_trip(
     gateway: Gateway,
     questions: Sequence[Question],
-    identities: Sequence[Identity],
+    charged: ChargePlan,
     deadline: float,
 ) -> tuple[Charge, list[Found] | None]:
     """Charge and look up; no ``Found`` when a limit refused."""
-    cache, limiter, cost = gateway.decisions.cache, gateway.limiter, len(questions)
+    cache = gateway.decisions.cache
     policies = list(dict.fromkeys(question.policy for question in questions))
-    keys = limiter.keys(identities)
+    keys = list(charged.keys)
     arguments: list[Argument] = [
         len(keys),
         fresh_nonce(),
         cache.generations.user_token_ttl_ms,
         len(policies),
-        *limiter.arguments(identities, cost=cost),
+        *charged.arguments,
     ]
     names = gateway.store.keys
     keys += [names.policy_generation, names.policy_user_version(questions[0].user_id)]
@@ -208,7 +210,7 @@ async def _round_trip(
             state.run(_AUTHORIZE_MANY, keys, arguments, deadline=deadline),
             cache.read_many(questions, deadline=deadline - gateway.budget / 2),
         )
-    charge = limiter.read(identities, reply.value[0], cost=cost)
+    charge = gateway.limiter.read(charged, reply.value[0])
     if not charge.admitted:
         return charge, None
     (everything, user, *versions), values, ttls = reply.value[1]

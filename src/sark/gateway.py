@@ -28,8 +28,9 @@ from sark.policy import Found, JsonValue, Question
 from sark.policy.decisions import Consistency, Decisions, Glance, Outcome
 from sark.policy.generations import LOOKUP_FRAGMENTS, fresh_nonce
 from sark.policy.question import MAX_ID_BYTES, check_context, check_size, check_text
-from sark.ratelimit import Charge, Identity, LimitState, RateLimiter, canonical_ip
-from sark.ratelimit.limits import CHARGE_FRAGMENT
+from sark.ratelimit import Charge, ChargePlan, Identity, LimitState, RateLimiter, canonical_ip
+from sark.ratelimit.limits import CHARGE_FRAGMENTS
+from sark.ratelimit.plan import denial
 from sark.siem import AuditEvent, EventQueue, Refusals, new_event_id, now
 from sark.store import Argument, Deadline, Store, load_script
 
@@ -45,7 +46,7 @@ __all__ = [
 
 # The clock and the tokens come first: fragments may use what stands before them.
 _AUTHORIZE = load_script(
-    "gateway.authorize", *LOOKUP_FRAGMENTS, CHARGE_FRAGMENT, ("sark", "authorize.lua")
+    "gateway.authorize", *LOOKUP_FRAGMENTS, *CHARGE_FRAGMENTS, ("sark", "authorize.lua")
 )
 
 REASON_UNAUTHENTICATED = "unauthenticated"
@@ -133,11 +134,12 @@ class Gateway:
         self.limiter = limiter
         self.budget = budget
 
-    async def authorize(self, request: Request) -> Answer:
+    async def authorize(self, request: Request, *, tier: str = "") -> Answer:
         """Decide a request, and record the answer before returning it.
 
         Args:
             request: What is asked.
+            tier: The caller's plan, by a verified claim; rules of limits may look at it.
 
         Returns:
             The answer, allow or deny.
@@ -154,7 +156,10 @@ class Gateway:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.budget
         glance = self.decisions.glance(question, use_entry=plan.consistency == "fast")
-        charge, found = await self._round_trip(question, identities, glance, deadline)
+        charged = self.limiter.plan(identities, action=request.action, tier=tier)
+        if charged.denied is not None:
+            raise await self.refuse(request, question, denial(charged.denied), deadline)
+        charge, found = await self._round_trip(question, charged, glance, deadline)
         if found is None:
             raise await self.refuse(request, question, charge, deadline)
         before = loop.time()
@@ -229,21 +234,20 @@ class Gateway:
     async def _round_trip(
         self,
         question: Question,
-        identities: Sequence[Identity],
+        charged: ChargePlan,
         glance: Glance,
         deadline: float,
     ) -> tuple[Charge, Found | None]:
         """Charge and look up; no ``Found`` when a limit refused."""
         cache = self.decisions.cache
         revision = self.decisions.revision
-        keys = self.limiter.keys(identities)
         arguments: list[Argument] = [
-            len(keys),
+            len(charged.keys),
             fresh_nonce(),
             cache.generations.user_token_ttl_ms,
-            *self.limiter.arguments(identities),
+            *charged.arguments,
         ]
-        keys += cache.generation_keys(question)
+        keys = [*charged.keys, *cache.generation_keys(question)]
         state = self.store.state
         if glance.entry is not None:
             # The tokens judge what is at hand; there is nothing to read.
@@ -259,7 +263,7 @@ class Gateway:
                 # A cache that hangs must leave time to record what is then evaluated.
                 cache.read(question, deadline=deadline - self.budget / 2),
             )
-        charge = self.limiter.read(identities, reply.value[0])
+        charge = self.limiter.read(charged, reply.value[0])
         if not charge.admitted:
             return charge, None
         return charge, cache.judge_split(reply.value[1], cached, reply.run_id, revision)

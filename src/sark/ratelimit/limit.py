@@ -26,12 +26,14 @@ __all__ = [
 Kind = Literal["user", "ip", "apikey"]
 Identity = tuple[Kind, str]
 Algorithm = Literal["fixed", "sliding", "gcra"]
-Source = Literal["valkey", "local", "open", "closed", "rules"]
+Source = Literal["valkey", "local", "open", "rules"]
 
 KINDS: tuple[Kind, ...] = ("user", "ip", "apikey")
 ALGORITHMS: tuple[Algorithm, ...] = ("fixed", "sliding", "gcra")
 MAX_REQUESTS = 10**9
 MAX_WINDOW_SECONDS = 31 * 86_400
+MAX_INTEGER = 2**53
+"""Up to which Lua counts in whole numbers."""
 EXPECTED_LIMIT = (
     "requests and a period such as '1000/minute', '10/5 minutes' or '20/second burst 50'"
 )
@@ -72,6 +74,11 @@ class Limit:
         if self.algorithm not in ALGORITHMS:
             raise ValueError(
                 f"got the algorithm {self.algorithm!r}, expected one of: {', '.join(ALGORITHMS)}"
+            )
+        if self.algorithm == "gcra" and self.requests * self.capacity > MAX_INTEGER:
+            raise ValueError(
+                f"got {self.requests} requests and a burst of {self.capacity}, expected a product "
+                "of at most 2^53 for gcra"
             )
         if self.burst is None:
             return
@@ -164,8 +171,8 @@ class Charge(msgspec.Struct, frozen=True):
         policy: Name of the limit that refused, as in its state.
         name: Names identity and limit; the same for all its refusals.
         shadow: Names of the limits in shadow mode that would have refused.
-        source: Who decided: ``valkey``; ``local``, ``open`` or ``closed`` while Valkey is away;
-            ``rules`` for a deny-list.
+        source: Who decided: ``valkey``; while Valkey is away, this process (``local``) or nobody
+            (``open``); ``rules`` for a deny-list.
     """
 
     admitted: bool
