@@ -21,7 +21,7 @@ from sark.policy import Found, Question
 from sark.policy.decisions import Consistency, Decisions, Glance, Outcome, Plan
 from sark.policy.generations import TOKEN_FRAGMENTS, fresh_nonce
 from sark.ratelimit import Charge, ChargePlan, Identity
-from sark.ratelimit.limits import CHARGE_FRAGMENTS
+from sark.ratelimit.limits import CHARGE_FRAGMENTS, PLAIN_FRAGMENTS
 from sark.ratelimit.plan import denial
 from sark.store import Argument, load_script
 
@@ -29,12 +29,18 @@ __all__ = ["MAX_QUESTIONS", "BatchQuestion", "BatchRequest", "authorize_many"]
 
 MAX_QUESTIONS = 1000
 
-_AUTHORIZE_MANY = load_script(
-    "gateway.authorize_many",
-    *TOKEN_FRAGMENTS,
-    ("sark.policy", "lookup_many.lua"),
-    *CHARGE_FRAGMENTS,
-    ("sark", "authorize_many.lua"),
+_AUTHORIZE_MANY, _AUTHORIZE_MANY_PLAIN = (
+    load_script(
+        name,
+        *TOKEN_FRAGMENTS,
+        ("sark.policy", "lookup_many.lua"),
+        *fragments,
+        ("sark", "authorize_many.lua"),
+    )
+    for name, fragments in (
+        ("gateway.authorize_many", CHARGE_FRAGMENTS),
+        ("gateway.authorize_many_plain", PLAIN_FRAGMENTS),
+    )
 )
 
 
@@ -200,14 +206,15 @@ async def _round_trip(
     names = gateway.store.keys
     keys += [names.policy_generation, names.policy_user_version(questions[0].user_id)]
     keys += [names.policy_version(policy) for policy in policies]
+    script = _AUTHORIZE_MANY_PLAIN if charged.selection.plain else _AUTHORIZE_MANY
     state = gateway.store.state
     if gateway.store.shared:
         keys += [cache.decision_key(question) for question in questions]
-        reply = await state.run(_AUTHORIZE_MANY, keys, arguments, deadline=deadline)
+        reply = await state.run(script, keys, arguments, deadline=deadline)
         read = None
     else:
         reply, read = await asyncio.gather(
-            state.run(_AUTHORIZE_MANY, keys, arguments, deadline=deadline),
+            state.run(script, keys, arguments, deadline=deadline),
             cache.read_many(questions, deadline=deadline - gateway.budget / 2),
         )
     charge = gateway.limiter.read(charged, reply.value[0])

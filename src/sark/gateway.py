@@ -29,7 +29,7 @@ from sark.policy.decisions import Consistency, Decisions, Glance, Outcome
 from sark.policy.generations import LOOKUP_FRAGMENTS, fresh_nonce
 from sark.policy.question import MAX_ID_BYTES, check_context, check_size, check_text
 from sark.ratelimit import Charge, ChargePlan, Identity, LimitState, RateLimiter, canonical_ip
-from sark.ratelimit.limits import CHARGE_FRAGMENTS
+from sark.ratelimit.limits import CHARGE_FRAGMENTS, PLAIN_FRAGMENTS
 from sark.ratelimit.plan import denial
 from sark.siem import AuditEvent, EventQueue, Refusals, new_event_id, now
 from sark.store import Argument, Deadline, Store, load_script
@@ -45,8 +45,12 @@ __all__ = [
 ]
 
 # The clock and the tokens come first: fragments may use what stands before them.
-_AUTHORIZE = load_script(
-    "gateway.authorize", *LOOKUP_FRAGMENTS, *CHARGE_FRAGMENTS, ("sark", "authorize.lua")
+_AUTHORIZE, _AUTHORIZE_PLAIN = (
+    load_script(name, *LOOKUP_FRAGMENTS, *fragments, ("sark", "authorize.lua"))
+    for name, fragments in (
+        ("gateway.authorize", CHARGE_FRAGMENTS),
+        ("gateway.authorize_plain", PLAIN_FRAGMENTS),
+    )
 )
 
 REASON_UNAUTHENTICATED = "unauthenticated"
@@ -248,18 +252,19 @@ class Gateway:
             *charged.arguments,
         ]
         keys = [*charged.keys, *cache.generation_keys(question)]
+        script = _AUTHORIZE_PLAIN if charged.selection.plain else _AUTHORIZE
         state = self.store.state
         if glance.entry is not None:
             # The tokens judge what is at hand; there is nothing to read.
-            reply = await state.run(_AUTHORIZE, keys, arguments, deadline=deadline)
+            reply = await state.run(script, keys, arguments, deadline=deadline)
             cached: list[Any] | None = [None, -2]
         elif self.store.shared:
             keys.append(cache.decision_key(question))
-            reply = await state.run(_AUTHORIZE, keys, arguments, deadline=deadline)
+            reply = await state.run(script, keys, arguments, deadline=deadline)
             cached = reply.value[1][3:] if len(reply.value) > 1 else None
         else:
             reply, cached = await asyncio.gather(
-                state.run(_AUTHORIZE, keys, arguments, deadline=deadline),
+                state.run(script, keys, arguments, deadline=deadline),
                 # A cache that hangs must leave time to record what is then evaluated.
                 cache.read(question, deadline=deadline - self.budget / 2),
             )

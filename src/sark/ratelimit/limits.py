@@ -13,53 +13,44 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Literal
 
 from sark.errors import (
     ConnectionLostError,
-    InvalidRequestError,
     StoreError,
     StoreTimeoutError,
     StoreUnavailableError,
 )
 from sark.events import LimitFallback, LimitRefused, LimitShadowed
-from sark.keyspace import encode_id
-from sark.ratelimit.address import canonical_ip, limited_ip
+from sark.ratelimit.address import canonical_ip
 from sark.ratelimit.limit import Charge, Identity, Limit
 from sark.ratelimit.local import LocalLimits
 from sark.ratelimit.near_limits import NearLimits
 from sark.ratelimit.plan import FREE, ChargePlan, denial, read_charge, verdict_of
-from sark.ratelimit.rules import Applied, Rules, Selection
-from sark.store import Store, load_script
+from sark.ratelimit.planner import Planner
+from sark.ratelimit.rules import Rules
+from sark.store import Argument, Store, load_script
 
-__all__ = ["CHARGE_FRAGMENTS", "Fallback", "RateLimiter"]
+__all__ = ["CHARGE_FRAGMENTS", "PLAIN_FRAGMENTS", "Fallback", "RateLimiter"]
 
 Fallback = Literal["local", "open", "closed"]
 
 DEFAULT_BUDGET_SECONDS = 0.25
-ENCODED_IDS = 8192
-_encoded = lru_cache(ENCODED_IDS)(encode_id)
-NOTHING = Selection((), ())
 _AWAY = (StoreUnavailableError, StoreTimeoutError, ConnectionLostError)
 
-# The clock has to come first.
-CHARGE_FRAGMENTS = tuple(
-    ("sark.ratelimit", name)
-    for name in (
-        "convert.lua",
-        "fixed.lua",
-        "sliding.lua",
-        "gcra.lua",
-        "judge.lua",
-        "keep.lua",
-        "charge.lua",
-    )
-)
+
+def _fragments(*names: str) -> tuple[tuple[str, str], ...]:
+    return tuple(("sark.ratelimit", f"{name}.lua") for name in names)
+
+
+# Both define ``ratelimit_charge`` and need the clock before them. The plain ones are for selections
+# that are plain, the others for all.
+PLAIN_FRAGMENTS = _fragments("convert", "fixed", "charge_plain")
+CHARGE_FRAGMENTS = _fragments("convert", "fixed", "sliding", "gcra", "judge", "keep", "charge")
 _CLOCK = ("sark.store", "clock.lua")
-_CHARGE = load_script(
-    "ratelimit.charge", _CLOCK, *CHARGE_FRAGMENTS, ("sark.ratelimit", "charge_main.lua")
-)
+_MAIN = ("sark.ratelimit", "charge_main.lua")
+_CHARGE = load_script("ratelimit.charge", _CLOCK, *CHARGE_FRAGMENTS, _MAIN)
+_CHARGE_PLAIN = load_script("ratelimit.charge_plain", _CLOCK, *PLAIN_FRAGMENTS, _MAIN)
 _REFUND = load_script("ratelimit.refund", _CLOCK, ("sark.ratelimit", "refund.lua"))
 
 
@@ -76,7 +67,8 @@ class RateLimiter:
         budget: Seconds for a check that is given no deadline.
 
     Attributes:
-        rules: The rules in force; may be replaced at any time.
+        plan: Says what a request is charged; see ``Planner.plan``.
+        plan_many: Likewise of several questions; see ``Planner.plan_many``.
         near: Who is near a limit.
         fallback: As given.
     """
@@ -92,12 +84,23 @@ class RateLimiter:
         budget: float = DEFAULT_BUDGET_SECONDS,
     ) -> None:
         self._store = store
-        self.rules = limits if isinstance(limits, Rules) else Rules(limits)
+        rules = limits if isinstance(limits, Rules) else Rules(limits)
+        self._planner = Planner(store.keys, rules, ipv6_prefix=ipv6_prefix)
+        self.plan = self._planner.plan
+        self.plan_many = self._planner.plan_many
         self.fallback = fallback
         self.near = NearLimits(store)
         self._local = LocalLimits(processes)
-        self._prefix = ipv6_prefix
         self._budget = budget
+
+    @property
+    def rules(self) -> Rules:
+        """The rules in force; they may be replaced at any time."""
+        return self._planner.rules
+
+    @rules.setter
+    def rules(self, rules: Rules) -> None:
+        self._planner.rules = rules
 
     def identities(
         self, user_id: str, ip: str | None, api_key_id: str | None
@@ -113,58 +116,6 @@ class RateLimiter:
         if api_key_id is not None:
             found.append(("apikey", api_key_id))
         return tuple(found) if self.rules.limits_anything else ()
-
-    def plan(
-        self,
-        identities: Sequence[Identity],
-        *,
-        action: str = "",
-        path: str = "",
-        tier: str = "",
-        cost: int | None = None,
-    ) -> ChargePlan:
-        """Say what a request is charged; no I/O. Arguments as in ``check``.
-
-        Raises:
-            InvalidRequestError: An ip is no address, or the cost is more than a limit ever admits.
-        """
-        denied, identities = self._sift(identities)
-        if denied is not None:
-            return ChargePlan((), (), NOTHING, denied)
-        kinds = tuple([kind for kind, _ in identities])
-        selection = self.rules.select(kinds, action, path, tier)
-        if cost is not None:
-            costs = [cost] * len(selection.applied)
-            _check_costs(selection, costs, "cost")
-            if selection.costs != tuple(costs):
-                selection = selection.charging(costs)
-        return self._planned(identities, selection)
-
-    def plan_many(
-        self, identities: Sequence[Identity], actions: Sequence[str], *, tier: str = ""
-    ) -> ChargePlan:
-        """Say what several questions of the same identities are charged together; no I/O.
-
-        Raises:
-            InvalidRequestError: ``questions`` are more than a limit ever admits.
-        """
-        denied, identities = self._sift(identities)
-        if denied is not None:
-            return ChargePlan((), (), NOTHING, denied)
-        kinds = tuple([kind for kind, _ in identities])
-        costs: dict[tuple[int, Applied], int] = {}
-        counts = dict.fromkeys(actions, 0) if self.rules.by_action else {"": 0}
-        for action in actions:
-            counts[action if self.rules.by_action else ""] += 1
-        for action, count in counts.items():
-            selection = self.rules.select(kinds, action, tier=tier)
-            for owner, each, cost in zip(
-                selection.owners, selection.applied, selection.costs, strict=True
-            ):
-                costs[owner, each] = costs.get((owner, each), 0) + cost * count
-        whole = Selection(list(costs), list(costs.values()))
-        _check_costs(whole, list(costs.values()), "questions", len(actions))
-        return self._planned(identities, whole)
 
     def read(self, plan: ChargePlan, reply: Sequence[int]) -> Charge:
         """Interpret the script's reply, and report what it tells; no I/O."""
@@ -208,7 +159,19 @@ class RateLimiter:
             return denial(plan.denied)
         if not plan.keys:
             return FREE
-        charge = await self._charge(plan, deadline)
+        if deadline is None:
+            deadline = asyncio.get_running_loop().time() + self._budget
+        try:
+            script = _CHARGE_PLAIN if plan.selection.plain else _CHARGE
+            reply = await self._store.state.run(
+                script, plan.keys, plan.selection.arguments, deadline=deadline
+            )
+        except _AWAY as error:
+            charge = self._without_store(plan, error)
+        else:
+            if self._local:
+                self._local.clear()
+            charge = self.read(plan, reply.value)
         if charge.refused is not None:
             self._store.hub.emit(LimitRefused(charge.refused[0]))
         return charge
@@ -248,7 +211,7 @@ class RateLimiter:
             InvalidRequestError: An ip is no address.
             StoreError: The server did not answer.
         """
-        plan = self._every(identity)
+        plan = self._planner.every(identity)
         if not plan.keys:
             return FREE
         reply = await self._look(plan, deadline)
@@ -264,7 +227,7 @@ class RateLimiter:
             InvalidRequestError: An ip is no address.
             StoreError: The server did not answer.
         """
-        plan = self._every(identity)
+        plan = self._planner.every(identity)
         self._local.forget(plan.keys)
         self.near.forget(plan.keys)
         if not plan.keys:
@@ -309,54 +272,6 @@ class RateLimiter:
         given: int = answer.value
         return given
 
-    def _sift(self, identities: Sequence[Identity]) -> tuple[Identity | None, Sequence[Identity]]:
-        """Find who is denied, leave out who is not limited, and name networks."""
-        rules = self.rules
-        if rules.lists:
-            for identity in identities:
-                if identity in rules.deny:
-                    return self._subject(identity), ()
-            identities = [identity for identity in identities if identity not in rules.allow]
-        prefix = self._prefix
-        return None, [
-            (kind, limited_ip(name, prefix)) if kind == "ip" else (kind, name)
-            for kind, name in identities
-        ]
-
-    def _subject(self, identity: Identity) -> Identity:
-        kind, name = identity
-        return identity if kind != "ip" else ("ip", limited_ip(name, self._prefix))
-
-    def _planned(self, identities: Sequence[Identity], selection: Selection) -> ChargePlan:
-        names = selection.names
-        if names is None:
-            build = self._store.keys.ratelimit_parts
-            names = selection.names = tuple(
-                (owner, *build(each.kind, each.limit.window_seconds, each.rule))
-                for owner, each in zip(selection.owners, selection.applied, strict=True)
-            )
-        keys = [head + _encoded(identities[owner][1]) + tail for owner, head, tail in names]
-        return ChargePlan(identities, keys, selection)
-
-    def _every(self, identity: Identity) -> ChargePlan:
-        subject = self._subject(identity)
-        applied = self.rules.applied(subject[0])
-        selection = Selection([(0, each) for each in applied], [0] * len(applied))
-        return self._planned([subject], selection)
-
-    async def _charge(self, plan: ChargePlan, deadline: float | None) -> Charge:
-        if deadline is None:
-            deadline = asyncio.get_running_loop().time() + self._budget
-        try:
-            reply = await self._store.state.run(
-                _CHARGE, plan.keys, plan.arguments, deadline=deadline
-            )
-        except _AWAY as error:
-            return self._without_store(plan, error)
-        if self._local:
-            self._local.clear()
-        return self.read(plan, reply.value)
-
     def _without_store(self, plan: ChargePlan, error: StoreError) -> Charge:
         self._store.hub.emit(LimitFallback(self.fallback))
         if self.fallback == "closed":
@@ -371,7 +286,7 @@ class RateLimiter:
     async def _look(self, plan: ChargePlan, deadline: float | None) -> Sequence[int]:
         if deadline is None:
             deadline = asyncio.get_running_loop().time() + self._budget
-        arguments = [plan.arguments[0]]
+        arguments: list[Argument] = [plan.selection.letters]
         for each in plan.selection.applied:
             arguments += each.arguments(0)
         reply = await self._store.state.run(
@@ -384,18 +299,3 @@ class RateLimiter:
         for policy in charge.shadow:
             kind = next(each.kind for each in plan.selection.applied if each.policy == policy)
             self._store.hub.emit(LimitShadowed(kind, policy))
-
-
-def _check_costs(
-    selection: Selection, costs: Sequence[int], field: str, count: int | None = None
-) -> None:
-    """Refuse what would never be admitted, however long one waited."""
-    for each, cost in zip(selection.applied, costs, strict=True):
-        if cost < 0:
-            raise InvalidRequestError(field, f"got {cost}, expected at least 0")
-        most = each.limit.capacity
-        if cost > most and not each.shadow:
-            came = f"{cost}" if count in {None, cost} else f"{count} that cost {cost}"
-            raise InvalidRequestError(
-                field, f"got {came}, expected at most {most}, which is the rate limit"
-            )

@@ -79,7 +79,7 @@ class LocalLimits:
         reply = [verdict, now]
         for each, state in zip(parts, after, strict=True):
             reply += figure_of(each.limit, state, now)
-        return ChargePlan(plan.identities, plan.keys, selection), reply
+        return ChargePlan(plan.names, plan.keys, selection), reply
 
     def forget(self, keys: Iterable[str]) -> None:
         """Drop what was counted under some keys."""

@@ -22,19 +22,19 @@ class ChargePlan(msgspec.Struct, frozen=True):
     """One request's charge.
 
     Attributes:
-        identities: Who is limited.
+        names: Whose limits they are, as they are counted.
         keys: Where each limit is counted.
         selection: The limits.
         denied: Who is on the deny-list; nothing is charged then.
     """
 
-    identities: Sequence[Identity]
+    names: Sequence[str]
     keys: Sequence[str]
     selection: Selection
     denied: Identity | None = None
 
     @property
-    def arguments(self) -> Sequence[str | int]:
+    def arguments(self) -> Sequence[bytes]:
         """What the script is told of the limits."""
         return self.selection.arguments
 
@@ -130,7 +130,7 @@ def _refusal(
     return Charge(
         admitted=False,
         states=states,
-        refused=plan.identities[plan.selection.owners[number]],
+        refused=(first.kind, plan.names[plan.selection.owners[number]]),
         retry_after=max(1, -(-wait // 1_000_000)),
         refused_for=outlook(first.limit, figure).reset / 1_000_000,
         policy=first.policy,
