@@ -18,6 +18,7 @@ from pathlib import Path
 from sark.batch import BatchRequest, authorize_many
 from sark.errors import ConfigurationError, SettingsError
 from sark.events import Hub
+from sark.file_watch import FileWatcher, fingerprint
 from sark.gateway import Answer, Gateway, Request
 from sark.keyring import mac_key
 from sark.policy import PolicyCache, TtlTiers
@@ -33,7 +34,7 @@ from sark.policy.near import NearCache
 from sark.policy.near_feed import NearFeed
 from sark.policy.policy_file import PolicyFile, read_policy_file
 from sark.policy.question import check_text
-from sark.policy.reload import PolicyReloader, PolicyWatcher, Reloaded, fingerprint
+from sark.policy.reload import PolicyReloader, Reloaded
 from sark.policy.warm_up import WarmUp
 from sark.ratelimit import Limit, RateLimiter
 from sark.settings import Settings
@@ -73,7 +74,7 @@ class Runtime:
     warm_up: WarmUp
     embedded: EmbeddedServer | None
     policies: PolicyReloader
-    watcher: PolicyWatcher
+    watcher: FileWatcher
 
     async def authorize(self, request: Request) -> Answer:
         """Decide a request; see ``Gateway.authorize``."""
@@ -177,7 +178,7 @@ async def open_runtime(
         closing = gateway.refusals.close_due_forever(interval=REFUSALS_INTERVAL_SECONDS)
         await stack.enter_async_context(background(closing, "sark-refusals"))
         policies = _reloader(settings, decisions, hub)
-        watcher = PolicyWatcher(policies, paths, seen, interval=settings.policy_watch_interval)
+        watcher = FileWatcher(policies, paths, seen, interval=settings.policy_watch_interval)
         await stack.enter_async_context(background(watcher.run(), "sark-policies"))
         yield Runtime(settings, hub, store, gateway, hot, warm_up, embedded, policies, watcher)
 
