@@ -36,7 +36,9 @@ from sark.policy.policy_file import PolicyFile, read_policy_file
 from sark.policy.question import check_text
 from sark.policy.reload import PolicyReloader, Reloaded
 from sark.policy.warm_up import WarmUp
-from sark.ratelimit import Limit, RateLimiter
+from sark.ratelimit import Limit, RateLimiter, Rules
+from sark.ratelimit.reload import LimitsReloader, ReloadedLimits
+from sark.ratelimit.rules_file import read_rules
 from sark.settings import Settings
 from sark.siem import EventQueue, QueueBounds
 from sark.store import Store, Topology
@@ -64,6 +66,8 @@ class Runtime:
         embedded: The embedded server, when no ``VALKEY_URL`` was given.
         policies: Reads the policies again.
         watcher: Does so by itself when their files change.
+        limits: Reads the limits file again.
+        limits_watcher: Does so by itself when it changes.
     """
 
     settings: Settings
@@ -75,6 +79,8 @@ class Runtime:
     embedded: EmbeddedServer | None
     policies: PolicyReloader
     watcher: FileWatcher
+    limits: LimitsReloader
+    limits_watcher: FileWatcher
 
     async def authorize(self, request: Request) -> Answer:
         """Decide a request; see ``Gateway.authorize``."""
@@ -125,6 +131,15 @@ class Runtime:
         """Read the policies again; see ``PolicyReloader.reload``."""
         return await self.policies.reload()
 
+    async def reload_limits(self) -> ReloadedLimits:
+        """Read the limits file again; see ``LimitsReloader.reload``."""
+        return await self.limits.reload()
+
+    def request_reload(self) -> None:
+        """Ask for all files to be read again soon; what comes of it is reported as events."""
+        self.watcher.request()
+        self.limits_watcher.request()
+
 
 @contextlib.asynccontextmanager
 async def open_runtime(
@@ -145,6 +160,9 @@ async def open_runtime(
     seen = fingerprint(paths)
     rules = read_policy_file(settings.policy_file)
     rules.check(settings.policies)
+    limits_paths = [] if settings.limits_file is None else [settings.limits_file]
+    limits_seen = fingerprint(limits_paths)
+    limit_rules = read_rules(settings.limits_file, _default_limit(settings))
     async with contextlib.AsyncExitStack() as stack:
         evaluator = await stack.enter_async_context(_open_evaluator(settings, hub))
         embedded = None
@@ -160,7 +178,9 @@ async def open_runtime(
         stack.push_async_callback(hot.flush)
         await stack.enter_async_context(background(hot.flush_forever(), "sark-hot-requests"))
         decisions = _decisions(settings, store, evaluator, rules, hot)
-        gateway = _gateway(settings, store, decisions)
+        gateway = _gateway(settings, store, decisions, limit_rules)
+        near_limits = gateway.limiter.near
+        await stack.enter_async_context(background(near_limits.flush_forever(), "sark-near-limits"))
         stack.push_async_callback(gateway.queue.close)
         stack.push_async_callback(decisions.evaluations.close)
         if decisions.near is not None:
@@ -180,7 +200,26 @@ async def open_runtime(
         policies = _reloader(settings, decisions, hub)
         watcher = FileWatcher(policies, paths, seen, interval=settings.policy_watch_interval)
         await stack.enter_async_context(background(watcher.run(), "sark-policies"))
-        yield Runtime(settings, hub, store, gateway, hot, warm_up, embedded, policies, watcher)
+        limits = LimitsReloader(
+            gateway.limiter, settings.limits_file, _default_limit(settings), hub=hub
+        )
+        limits_watcher = FileWatcher(
+            limits, limits_paths, limits_seen, interval=settings.policy_watch_interval
+        )
+        await stack.enter_async_context(background(limits_watcher.run(), "sark-limits"))
+        yield Runtime(
+            settings,
+            hub,
+            store,
+            gateway,
+            hot,
+            warm_up,
+            embedded,
+            policies,
+            watcher,
+            limits,
+            limits_watcher,
+        )
 
 
 def policy_directory(settings: Settings) -> Path:
@@ -306,15 +345,25 @@ def _near_feed(settings: Settings, store: Store) -> NearFeed | None:
     return NearFeed(store, near, bound=settings.near_cache_bound_ms / 1000)
 
 
-def _gateway(settings: Settings, store: Store, decisions: Decisions) -> Gateway:
+def _default_limit(settings: Settings) -> Limit | None:
+    return Limit(settings.limit_per_minute) if settings.limit_per_minute else None
+
+
+def _gateway(settings: Settings, store: Store, decisions: Decisions, limits: Rules) -> Gateway:
     budget = settings.request_budget_ms / 1000
-    limit = Limit(settings.limit_per_minute) if settings.limit_per_minute else None
     bounds = QueueBounds(settings.siem_max_events, settings.siem_max_bytes)
     return Gateway(
         store,
         policies=settings.policies,
         decisions=decisions,
-        limiter=RateLimiter(store, limit),
+        limiter=RateLimiter(
+            store,
+            limits,
+            fallback=settings.limits_without_valkey,
+            processes=settings.expected_processes,
+            ipv6_prefix=settings.limit_ipv6_prefix,
+            budget=budget,
+        ),
         queue=EventQueue(store, bounds, flush_timeout=budget),
         budget=budget,
     )

@@ -46,7 +46,7 @@ def serve(
     """Serve authorizations over HTTP, on an embedded Valkey unless VALKEY_URL is set.
 
     Everything else is set by environment variables; `sark settings` lists them. SIGHUP makes
-    it read the policies again.
+    it read the policies and the limits file again.
     """
     settings = load()
     check_exposure(settings)
@@ -105,14 +105,14 @@ def _with_admin_token(settings: Settings) -> tuple[Settings, str | None]:
 
 
 def _reload_on_hangup(runtime: Runtime, server: uvicorn.Server) -> None:
-    """Read the policies again on SIGHUP; when it says that the terminal is gone, stop instead."""
+    """Read the files again on SIGHUP; when it says that the terminal is gone, stop instead."""
     had_terminal = _has_terminal()
 
     def hung_up() -> None:
         if had_terminal and not _has_terminal():
             server.handle_exit(signal.SIGTERM, None)
         else:
-            runtime.watcher.request()
+            runtime.request_reload()
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hung_up)
 

@@ -14,7 +14,14 @@ from sark.errors import SettingsError
 from sark.settings import _kinds as kinds
 from sark.settings._environment import EnvironmentSource, variable_of
 from sark.settings._kinds import HostPort, Kind
-from sark.settings._rules import CacheKey, LogFormat, LogLevel, Topology, conflicts
+from sark.settings._rules import (
+    CacheKey,
+    LimitsWithoutValkey,
+    LogFormat,
+    LogLevel,
+    Topology,
+    conflicts,
+)
 from sark.settings._urls import ServerUrl
 
 _TOKEN = kinds.secret("at least 16 printable ASCII characters without spaces", r"[!-~]{16,}")
@@ -153,8 +160,8 @@ class Settings(BaseSettings):
         default=1.0,
         validation_alias="SARK_POLICY_WATCH_INTERVAL",
         description=(
-            "How often the policies' files are looked at; what has changed is read again. 0 "
-            "switches it off."
+            "How often the files of policies and limits are looked at; what has changed is read "
+            "again. 0 switches it off."
         ),
     )
     opa_url: Annotated[str | None, kinds.opa_url()] = Field(
@@ -226,9 +233,36 @@ class Settings(BaseSettings):
         default=1000,
         validation_alias="SARK_LIMIT_PER_MINUTE",
         description=(
-            "Limit for each user, IP address and API key that a request names; 0 switches the "
-            "limits off."
+            "Limit for each user, IP address and API key that a request names, unless a rule of "
+            "`SARK_LIMITS_FILE` says otherwise; 0: no limit but those."
         ),
+    )
+    limits_file: Annotated[Path | None, kinds.path()] = Field(
+        default=None,
+        validation_alias="SARK_LIMITS_FILE",
+        description=(
+            "TOML file of the rules of rate limits. Unset: `SARK_LIMIT_PER_MINUTE` for everybody."
+        ),
+    )
+    limits_without_valkey: Annotated[
+        LimitsWithoutValkey, kinds.choice("local", "open", "closed")
+    ] = Field(
+        default="local",
+        validation_alias="SARK_LIMITS_WITHOUT_VALKEY",
+        description=(
+            "What a limit that is checked by itself does while Valkey does not answer: `local` "
+            "counts in each process, `open` admits, `closed` fails. `authorize` fails anyway."
+        ),
+    )
+    expected_processes: Annotated[int, kinds.whole(1, 100_000, "processes")] = Field(
+        default=1,
+        validation_alias="SARK_EXPECTED_PROCESSES",
+        description="Processes that share the limits: each counts its part while it is `local`.",
+    )
+    limit_ipv6_prefix: Annotated[int, kinds.whole(1, 128, "bits")] = Field(
+        default=64,
+        validation_alias="SARK_LIMIT_IPV6_PREFIX",
+        description="By how much of an IPv6 address it is limited; 128: each address by itself.",
     )
     ttl_high: Annotated[int, kinds.whole(1, 86_400, "seconds")] = Field(
         default=300,

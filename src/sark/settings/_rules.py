@@ -17,6 +17,7 @@ Topology = Literal["single", "sentinel", "cluster"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "console", "auto"]
 CacheKey = Literal["full", "compact"]
+LimitsWithoutValkey = Literal["local", "open", "closed"]
 
 SUPPORTED_TOPOLOGIES: frozenset[Topology] = frozenset({"single"})
 """What this version can run. The others are recognised, and refused by ``_unsupported``."""
