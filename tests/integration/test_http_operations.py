@@ -28,6 +28,11 @@ ROUTES = {
     "/v1/cache/invalidate": {"post"},
     "/v1/cache/stats": {"get"},
     "/v1/cache/explain": {"post"},
+    "/v1/limits": {"get"},
+    "/v1/limits/top": {"get"},
+    "/v1/limits/show": {"post"},
+    "/v1/limits/reset": {"post"},
+    "/v1/limits/reload": {"post"},
 }
 AUTHORIZE_STATUSES = {"200", "400", "401", "413", "415", "422", "429", "503"}
 
@@ -73,8 +78,9 @@ async def test_ready_lists_the_parts(http: aiohttp.ClientSession) -> None:
     report = await get(http, "/health/ready")
     assert report["ready"] is True
     checks = {check.pop("part"): check for check in report["checks"]}
-    assert checks.keys() == {"valkey state", "audit queue", "evaluator"}
-    assert all(check["ok"] and check["required"] for check in checks.values())
+    assert checks.keys() == {"valkey state", "audit queue", "evaluator", "limits"}
+    assert all(check["ok"] for check in checks.values())
+    assert [part for part, check in checks.items() if not check["required"]] == ["limits"]
     assert "policies: authz, silent, broken" in checks["evaluator"]["detail"]
 
 

@@ -12,6 +12,7 @@ from sark.cli.authorize import authorize
 from sark.cli.cache import cache
 from sark.cli.demo import demo
 from sark.cli.keyspace import keyspace
+from sark.cli.limits import limits
 from sark.cli.serve import serve
 from sark.cli.settings import settings
 from sark.errors import ConfigurationError, SarkError
@@ -48,6 +49,7 @@ def _root(
 for command in (serve, demo, authorize, settings, keyspace):
     app.command()(command)
 app.add_typer(cache)
+app.add_typer(limits)
 
 
 def run() -> None:

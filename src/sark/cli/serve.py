@@ -218,7 +218,6 @@ def _print_summary(
 ) -> None:
     """Say what runs where; the generated admin token is shown here and nowhere else."""
     settings = runtime.settings
-    limit = settings.limit_per_minute
     decisions = runtime.gateway.decisions
     rows = {
         "service": f"{address}/v1/authorize",
@@ -226,7 +225,7 @@ def _print_summary(
         "valkey": _valkey(runtime),
         "policies": f"{', '.join(settings.policies)}, revision {decisions.revision}",
         "engine": decisions.evaluations.evaluator.description,
-        "limits": f"{limit:,} a minute for each user, ip and api key" if limit else "off",
+        "limits": _limits(runtime),
         "audit": f"siem:event_queue, at most {settings.siem_max_events:,} events",
         "callers": "need the service token" if settings.service_token else "need no credential",
     }
@@ -242,6 +241,14 @@ def _print_summary(
     for label, text in rows.items():
         typer.echo(f"  {label:<12} {text}")
     sys.stdout.flush()
+
+
+def _limits(runtime: Runtime) -> str:
+    rules = runtime.gateway.limiter.rules
+    each = rules.default and f"{rules.default.requests:,} a minute for each user, ip and api key"
+    if not rules.rules:
+        return each or "off"
+    return f"{len(rules.rules)} rules, else {each or 'none'}"
 
 
 def _valkey(runtime: Runtime) -> str:

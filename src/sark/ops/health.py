@@ -48,7 +48,7 @@ async def readiness(runtime: Runtime) -> Readiness:
     servers, queue, engine = await asyncio.gather(
         _servers(runtime), _queue(runtime), _evaluator(runtime)
     )
-    checks = (*servers, queue, engine)
+    checks = (*servers, queue, engine, _limits(runtime))
     if runtime.settings.warm_ready_ms:
         warm_up = runtime.warm_up
         ok = not warm_up.holds_readiness
@@ -76,6 +76,16 @@ async def _evaluator(runtime: Runtime) -> Check:
     policies = ", ".join(runtime.gateway.policies)
     detail = f"revision {decisions.revision}, policies: {policies}"
     return Check("evaluator", ok=reason is None, required=True, detail=reason or detail)
+
+
+def _limits(runtime: Runtime) -> Check:
+    limiter = runtime.gateway.limiter
+    away = runtime.store.state.guard.is_open
+    rules = limiter.rules
+    detail = f"shared, revision {rules.revision}, {len(rules.rules)} rules"
+    if away:
+        detail = f"Valkey does not answer: {limiter.fallback}"
+    return Check("limits", ok=not away, required=False, detail=detail)
 
 
 async def _queue(runtime: Runtime) -> Check:

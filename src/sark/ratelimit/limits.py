@@ -29,7 +29,7 @@ from sark.ratelimit.near_limits import NearLimits
 from sark.ratelimit.plan import FREE, ChargePlan, denial, read_charge, verdict_of
 from sark.ratelimit.planner import Planner
 from sark.ratelimit.rules import Rules
-from sark.store import Argument, Store, load_script
+from sark.store import Argument, ScriptCall, Store, load_script
 
 __all__ = ["CHARGE_FRAGMENTS", "PLAIN_FRAGMENTS", "Fallback", "RateLimiter"]
 
@@ -237,6 +237,13 @@ class RateLimiter:
         await self.near.remove(plan.keys, deadline=deadline)
         return found
 
+    def look(self, plan: ChargePlan) -> ScriptCall:
+        """Build the call that looks at a plan's limits and charges nothing."""
+        arguments: list[Argument] = [plan.selection.letters]
+        for each in plan.selection.applied:
+            arguments += each.arguments(0)
+        return ScriptCall(_CHARGE, plan.keys, arguments)
+
     async def refund(
         self, plan: ChargePlan, reply: Sequence[int], *, deadline: float | None = None
     ) -> int:
@@ -286,11 +293,9 @@ class RateLimiter:
     async def _look(self, plan: ChargePlan, deadline: float | None) -> Sequence[int]:
         if deadline is None:
             deadline = asyncio.get_running_loop().time() + self._budget
-        arguments: list[Argument] = [plan.selection.letters]
-        for each in plan.selection.applied:
-            arguments += each.arguments(0)
+        script, keys, arguments = self.look(plan)
         reply = await self._store.state.run(
-            _CHARGE, plan.keys, arguments, deadline=deadline, idempotent=True
+            script, keys, arguments, deadline=deadline, idempotent=True
         )
         figures: Sequence[int] = reply.value
         return figures

@@ -281,18 +281,13 @@ class Rules:
         limits = [each for rule in self.rules for each in rule.applied(kind)]
         return (*self._default(kind), *limits)
 
-    def find(self, kind: Kind, window: int, rule: str) -> Applied | None:
+    def find(self, kind: str, window: int, rule: str) -> Applied | None:
         """Find the limit that a key names; None when it is in force no more."""
-        if kind not in KINDS:
-            return None
-        return next(
-            (
-                each
-                for each in self.applied(kind)
-                if each.rule == rule and each.limit.window_seconds == window
-            ),
-            None,
-        )
+        for known in KINDS:
+            for each in self.applied(known) if known == kind else ():
+                if each.rule == rule and each.limit.window_seconds == window:
+                    return each
+        return None
 
     def _default(self, kind: Kind) -> tuple[Applied, ...]:
         return () if self.default is None else (Applied(kind, self.default, kind),)
