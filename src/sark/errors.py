@@ -189,7 +189,7 @@ class LimitExceededError(SarkError):
         limits: Every limit's state, as in an answer.
         decision_id: Id of the audit event under which the refusal is recorded; empty where
             refusals aren't recorded.
-        policy: Name of the limit; the kind for the default limit.
+        policy: Name of the limit; the kind for the default limit, ``deny`` for the deny-list.
     """
 
     def __init__(
@@ -202,9 +202,10 @@ class LimitExceededError(SarkError):
         policy: str = "",
     ) -> None:
         named = f" ({policy})" if policy not in {"", kind} else ""
-        super().__init__(
-            f"the rate limit of this {kind}{named} is exhausted; retry in {retry_after} s"
-        )
+        what = f"the rate limit of this {kind}{named} is exhausted"
+        if policy == "deny":
+            what = f"this {kind} is on the deny-list"
+        super().__init__(f"{what}; retry in {retry_after} s")
         self.kind = kind
         self.policy = policy or kind
         self.retry_after = retry_after

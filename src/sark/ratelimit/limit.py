@@ -39,8 +39,8 @@ EXPECTED_LIMIT = (
 )
 
 _LIMIT = re.compile(
-    r"(?P<requests>\d{1,10}) ?/ ?(?:(?P<count>\d{1,7}) ?)?(?P<unit>second|minute|hour|day)s?"
-    r"(?: burst (?P<burst>\d{1,10}))?"
+    r"(?P<requests>[0-9]{1,10}) ?/ ?(?:(?P<count>[0-9]{1,7}) ?)?(?P<unit>second|minute|hour|day)s?"
+    r"(?: burst (?P<burst>[0-9]{1,10}))?"
 )
 _SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
 

@@ -37,7 +37,11 @@ MAX_LIMITS = 8
 MAX_RULES_AT_ONCE = 8
 """Rules that may apply to one identity: those that go on, and the last."""
 REVISION_CHARACTERS = 16
-EXPECTED_NAME = "a name of up to 32 lower-case letters, digits and '-', beginning with a letter"
+_RESERVED = ("deny", *KINDS)
+EXPECTED_NAME = (
+    "a name of up to 32 lower-case letters, digits and '-', beginning with a letter, and none of "
+    + ", ".join(_RESERVED)
+)
 EXPECTED_PATTERN = "a text of 1 to 256 characters, in which * stands for any"
 EXPECTED_NETWORK = "an address, or a network such as 10.0.0.0/8"
 LONGEST_PATTERN = 256
@@ -76,7 +80,7 @@ def read_rules(path: Path | None, default: Limit | None) -> Rules:
 
 
 def _rule(file: TomlFile, key: KeyPath, name: str, value: object) -> Rule:
-    if not _NAME(name):
+    if not _NAME(name) or name in _RESERVED:
         file.refuse(key, show(name), EXPECTED_NAME)
     table = file.table(key, value)
     file.refuse_unknown(key, table, _RULE)
@@ -172,13 +176,7 @@ def _listed(file: TomlFile, key: KeyPath, value: object) -> Listed:
     for kind in ("user", "apikey"):
         if kind in table:
             ids[kind] = frozenset(_each(file, (*key, kind), table[kind], "an id", _id))
-    networks = _each(
-        file,
-        (*key, "ip"),
-        table.get("ip", []),
-        "an address or a network such as 10.0.0.0/8",
-        _network,
-    )
+    networks = _each(file, (*key, "ip"), table.get("ip", []), EXPECTED_NETWORK, _network)
     return Listed(MappingProxyType(ids), tuple(networks))
 
 
