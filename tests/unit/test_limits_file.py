@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,7 +74,7 @@ def test_what_is_no_limit_is_refused(text: str) -> None:
         ((1, 0), "window of 0 s"),
     ],
 )
-def test_a_limit_that_cannot_be_is_refused(arguments: tuple[int, ...], reason: str) -> None:
+def test_a_limit_that_cannot_be_is_refused(arguments: tuple[Any, ...], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         Limit(*arguments)
 
