@@ -147,7 +147,7 @@ def test_a_broken_file_is_refused_and_the_rules_stay(service: SarkService) -> No
         call(service, "limits", "reload")
 
 
-def test_a_hangup_and_a_changed_file_are_noticed(tmp_path: Path) -> None:
+def test_a_changed_file_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "limits.toml"
     path.write_text(RULES)
     with SarkService(

@@ -192,7 +192,7 @@ async def test_a_limit_takes_no_more_than_105_bytes(
     server: ValkeyServer, algorithm: Algorithm
 ) -> None:
     async with open_store(server.url) as store:
-        limiter = RateLimiter(store, Limit(100_000, 60, algorithm))
+        limiter = RateLimiter(store, Limit(20_000, WINDOW, algorithm))
         identities: tuple[Identity, ...] = (("user", "user-0000001"), ("apikey", "apikey-00001"))
         with server.client() as client:
             sizes = []
