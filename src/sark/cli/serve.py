@@ -151,7 +151,7 @@ def _config(runtime: Runtime, metrics: Metrics) -> uvicorn.Config:
         lifespan="off",
         log_config=None,
         access_log=False,
-        # A caller could name himself anew in X-Forwarded-For with each refusal, and fill the queue.
+        # Whom to believe is decided once, by TrustedProxies; it needs the peer as it is.
         proxy_headers=False,
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,

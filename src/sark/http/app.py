@@ -11,6 +11,7 @@ from sark.http import cache, invalidation, limits, openapi, operations, problems
 from sark.http.authorize import AUTHORIZE_PATH, authorize
 from sark.http.batch import BATCH_PATH, authorize_batch
 from sark.http.body_limit import BodyLimit
+from sark.http.client_address import TrustedProxies
 from sark.http.credentials import Credential
 from sark.http.service import Service
 from sark.http.shortcut import Shortcut
@@ -49,6 +50,7 @@ def create_app(runtime: Runtime, metrics: Metrics) -> ASGIApp:
         cache_counts=CacheCounts(runtime.hub),
         admin=Credential(settings.admin_token),
         caller=Credential(settings.service_token),
+        proxies=TrustedProxies.of(settings),
     )
     problems.install(app)
     app.add_route(AUTHORIZE_PATH, authorize, methods=["POST"], include_in_schema=False)

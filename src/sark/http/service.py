@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from sark.http.client_address import TrustedProxies
 from sark.http.credentials import (
     Credential,
     bearer_of,
@@ -30,6 +31,7 @@ class Service:
         cache_counts: What it counts around the cache.
         admin: Opens the admin routes.
         caller: Required of callers when it is set.
+        proxies: Who is believed where a request came from.
     """
 
     runtime: Runtime
@@ -37,6 +39,7 @@ class Service:
     cache_counts: CacheCounts
     admin: Credential
     caller: Credential
+    proxies: TrustedProxies
 
     async def check_caller(self, request: Request) -> None:
         """Refuse a caller without the service token, when there is one.
@@ -58,7 +61,7 @@ class Service:
         token = bearer_of(request.headers.get("authorization"))
         if credential.matches(token):
             return
-        peer = request.client.host if request.client else "unknown"
+        peer = self.proxies.client_address(request.scope) or "unknown"
         event_id = await self.runtime.gateway.refuse_unauthenticated(peer, request.url.path)
         raise unauthenticated(detail, token_given=token is not None, decision_id=event_id)
 

@@ -13,14 +13,17 @@ Code that needs the password inside a ``ServerUrl`` or the text of a ``SecretStr
 
 from __future__ import annotations
 
-from sark.settings._kinds import HostPort
+from sark.settings._kinds import HostPort, TrustedNetwork
 from sark.settings._load import READ_ELSEWHERE, load
 from sark.settings._model import Settings
 from sark.settings._rows import SettingRow, Source, describe, render_markdown
 from sark.settings._rules import (
     CacheKey,
+    LegacyHeaders,
     LogFormat,
     LogLevel,
+    ProxyHeader,
+    SentHeaders,
     Topology,
     check_exposure,
     is_loopback,
@@ -31,13 +34,17 @@ __all__ = [
     "READ_ELSEWHERE",
     "CacheKey",
     "HostPort",
+    "LegacyHeaders",
     "LogFormat",
     "LogLevel",
+    "ProxyHeader",
+    "SentHeaders",
     "ServerUrl",
     "SettingRow",
     "Settings",
     "Source",
     "Topology",
+    "TrustedNetwork",
     "check_exposure",
     "describe",
     "is_loopback",

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import GetCoreSchemaHandler, Secret, SecretStr
 from pydantic_core import CoreSchema, core_schema
@@ -41,6 +41,10 @@ _LABEL = r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
 _HOST_NAME = re.compile(rf"(?=.{{1,253}}$)({_LABEL}\.)*(?![0-9]+$){_LABEL}")
 _HOST_AND_PORT = re.compile(r"(?:\[(?P<ipv6>[^\]]+)\]|(?P<name>[^:\[\]]+)):(?P<port>[0-9]{1,5})")
 _PORTS = range(1, 65536)
+
+
+TrustedNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network | Literal["unix"]
+"""Where proxies may be: a network, or a Unix socket."""
 
 
 class HostPort(NamedTuple):
@@ -209,6 +213,19 @@ def hosts_and_ports() -> Kind:
     return Kind("list", "comma separated host:port pairs (IPv6 in brackets)", parse)
 
 
+def networks() -> Kind:
+    """A comma separated list of networks; ``unix`` stands for peers on a Unix socket."""
+
+    def parse(value: object) -> tuple[TrustedNetwork, ...]:
+        return tuple(map(_network, _items(value)))
+
+    return Kind(
+        "list",
+        "comma separated networks such as 10.0.0.0/8, addresses, or 'unix'; not the whole internet",
+        parse,
+    )
+
+
 def path() -> Kind:
     """A file or folder, absolute or relative to the working directory."""
 
@@ -291,3 +308,12 @@ def _host_and_port(item: str) -> HostPort:
     else:
         _check_host(match["name"])
     return HostPort(match["ipv6"] or match["name"], int(match["port"]))
+
+
+def _network(item: str) -> TrustedNetwork:
+    if item == "unix":
+        return "unix"
+    network = ipaddress.ip_network(item)
+    if network.prefixlen == 0:
+        raise ValueError("everybody would be trusted")
+    return network

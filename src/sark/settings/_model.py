@@ -13,12 +13,15 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from sark.errors import SettingsError
 from sark.settings import _kinds as kinds
 from sark.settings._environment import EnvironmentSource, variable_of
-from sark.settings._kinds import HostPort, Kind
+from sark.settings._kinds import HostPort, Kind, TrustedNetwork
 from sark.settings._rules import (
     CacheKey,
+    LegacyHeaders,
     LimitsWithoutValkey,
     LogFormat,
     LogLevel,
+    ProxyHeader,
+    SentHeaders,
     Topology,
     conflicts,
 )
@@ -116,6 +119,45 @@ class Settings(BaseSettings):
         default=8000,
         validation_alias="SARK_PORT",
         description="Port on which the service listens; 0 takes any free one.",
+    )
+    trusted_proxies: Annotated[tuple[TrustedNetwork, ...] | None, kinds.networks()] = Field(
+        default=None,
+        validation_alias="SARK_TRUSTED_PROXIES",
+        description=(
+            "Networks of the proxies that are believed where a request came from. Unset, like "
+            "`SARK_TRUSTED_PROXY_COUNT`: the client's address is the peer's."
+        ),
+    )
+    trusted_proxy_count: Annotated[int | None, kinds.whole(1, 32, "proxies")] = Field(
+        default=None,
+        validation_alias="SARK_TRUSTED_PROXY_COUNT",
+        description=(
+            "How many proxies a request passes before it arrives here. With "
+            "`SARK_TRUSTED_PROXIES` each of them must also be in one of the networks."
+        ),
+    )
+    proxy_header: Annotated[ProxyHeader, kinds.choice("x-forwarded-for", "forwarded")] = Field(
+        default="x-forwarded-for",
+        validation_alias="SARK_PROXY_HEADER",
+        description="Where trusted proxies write the address; the other header is never read.",
+    )
+    ratelimit_headers: Annotated[SentHeaders, kinds.choice("always", "refused", "off")] = Field(
+        default="always",
+        validation_alias="SARK_RATELIMIT_HEADERS",
+        description=(
+            "Which answers carry `RateLimit` and `RateLimit-Policy`: all that were charged, the "
+            "refused (429), or none. `Retry-After` is sent with every 429."
+        ),
+    )
+    legacy_ratelimit_headers: Annotated[LegacyHeaders, kinds.choice("off", "seconds", "epoch")] = (
+        Field(
+            default="off",
+            validation_alias="SARK_LEGACY_RATELIMIT_HEADERS",
+            description=(
+                "Whether they carry `X-RateLimit-Limit`, `-Remaining` and `-Reset` too, the last "
+                "in seconds from now or as Unix time."
+            ),
+        )
     )
     admin_token: Annotated[SecretStr | None, _TOKEN] = Field(
         default=None,

@@ -18,6 +18,9 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "console", "auto"]
 CacheKey = Literal["full", "compact"]
 LimitsWithoutValkey = Literal["local", "open", "closed"]
+ProxyHeader = Literal["x-forwarded-for", "forwarded"]
+SentHeaders = Literal["always", "refused", "off"]
+LegacyHeaders = Literal["off", "seconds", "epoch"]
 
 SUPPORTED_TOPOLOGIES: frozenset[Topology] = frozenset({"single"})
 """What this version can run. The others are recognised, and refused by ``_unsupported``."""
