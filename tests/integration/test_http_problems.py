@@ -103,6 +103,8 @@ async def test_a_refused_limit_carries_the_windows() -> None:
     status, headers, problem = await get(app_that_raises(error))
     assert (status, headers["retry-after"]) == (429, "42")
     assert (problem["limit"], problem["decision_id"]) == ("ip", "id-1")
+    assert (problem["policy"], problem["quota"], problem["window"]) == ("ip", 5, 60)
+    assert problem["violated-policies"] == ["ip"]
     assert problem["limits"] == [
         {"kind": "ip", "limit": 5, "remaining": 0, "reset": 42, "window": 60, "policy": "ip"}
     ]
@@ -115,7 +117,13 @@ def test_every_error_of_ours_was_thought_of() -> None:
     for error in ours - bugs:
         made = error.__new__(error)
         made.__dict__.update(
-            field="", reason="", retry_after=1, limits=(), kind="user", decision_id=""
+            field="",
+            reason="",
+            retry_after=1,
+            limits=(),
+            kind="user",
+            policy="user",
+            decision_id="",
         )
         assert problems.problem_of(made).status != 500, error
     for error in bugs:

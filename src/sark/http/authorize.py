@@ -29,4 +29,6 @@ async def authorize(request: HttpRequest) -> Response:
     await service.check_caller(request)
     question = await decode_body(request, _decode)
     answer = await service.runtime.authorize(question)
-    return Response(_encode(answer), media_type="application/json")
+    response = Response(_encode(answer), media_type="application/json")
+    response.raw_headers += service.limit_fields.admitted(answer.limits)
+    return response

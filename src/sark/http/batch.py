@@ -35,4 +35,7 @@ async def authorize_batch(request: HttpRequest) -> Response:
     await service.check_caller(request)
     batch = await decode_body(request, _decode)
     answers = await authorize_many(service.runtime.gateway, batch)
-    return Response(_encode(BatchAnswer(answers)), media_type="application/json")
+    response = Response(_encode(BatchAnswer(answers)), media_type="application/json")
+    # Charged once, so each answer tells the same.
+    response.raw_headers += service.limit_fields.admitted(answers[0].limits)
+    return response

@@ -14,6 +14,7 @@ from sark.http.credentials import (
     forbidden_without_admin_token,
     unauthenticated,
 )
+from sark.http.ratelimit_fields import LimitFields
 from sark.ops.cache_stats import CacheCounts
 from sark.ops.metrics import Metrics
 from sark.runtime import Runtime
@@ -32,6 +33,7 @@ class Service:
         admin: Opens the admin routes.
         caller: Required of callers when it is set.
         proxies: Who is believed where a request came from.
+        limit_fields: What answers tell of rate limits in header fields.
     """
 
     runtime: Runtime
@@ -40,6 +42,7 @@ class Service:
     admin: Credential
     caller: Credential
     proxies: TrustedProxies
+    limit_fields: LimitFields
 
     async def check_caller(self, request: Request) -> None:
         """Refuse a caller without the service token, when there is one.
