@@ -14,11 +14,14 @@ from typing import Self
 from starlette.types import Scope
 
 from sark.http.forwarded import READERS, Address, parse_address
+from sark.ratelimit import Identity
 from sark.settings import ProxyHeader, Settings, TrustedNetwork
 
 __all__ = ["TrustedProxies"]
 
 MAX_HOPS = 32
+NO_ADDRESS = "::"
+"""Stands for clients without an address; none can have it (RFC 4291, section 2.5.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,13 @@ class TrustedProxies:
         if self.networks or self.count is not None:
             found = self._walk(scope, found)
         return None if found is None else str(found)
+
+    def identity(self, scope: Scope) -> Identity:
+        """Find whom a limit by address is charged to.
+
+        All clients without an address are one, so that they are limited rather than not.
+        """
+        return "ip", self.client_address(scope) or NO_ADDRESS
 
     def _walk(self, scope: Scope, peer: Address | None) -> Address | None:
         name = self.header.encode("ascii")

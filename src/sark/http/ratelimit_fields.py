@@ -32,7 +32,7 @@ Fields = list[tuple[bytes, bytes]]
 QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 """The draft's problem type of a request that is over a limit (section 5.1)."""
 
-_ITEM_NAME = re.compile(r"[ -~]{1,128}")
+_ITEM_NAME = re.compile(r"[ -~]{1,256}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +115,11 @@ def check_policy_name(name: str) -> str:
     """Refuse a name that cannot stand in the fields.
 
     Raises:
-        ValueError: It isn't 1 to 128 printable ASCII characters.
+        ValueError: It isn't 1 to 256 printable ASCII characters.
     """
     if not _ITEM_NAME.fullmatch(name):
         raise ValueError(
-            f"got the name {name[:140]!r}, expected 1 to 128 printable ASCII characters"
+            f"got the name {name[:80]!r}, expected 1 to 256 printable ASCII characters"
         )
     return name
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sark.http.ratelimit_fields import LimitFields
+from sark.http.ratelimit_fields import QUOTA_EXCEEDED, LimitFields
 
-__all__ = ["admitted_headers", "refused_headers"]
+__all__ = ["PROBLEM_SCHEMA", "admitted_headers", "refused_headers"]
 
 Schema = dict[str, Any]
 
@@ -34,6 +34,25 @@ _LEGACY: Schema = {
     "X-RateLimit-Limit": {"description": "Quota of the tightest limit", "schema": _COUNT},
     "X-RateLimit-Remaining": {"description": "What is left of it", "schema": _COUNT},
 }
+PROBLEM_SCHEMA: Schema = {
+    "type": "object",
+    "required": ["type", "title", "status", "retry_after", "limit", "policy"],
+    "properties": {
+        "type": {"const": QUOTA_EXCEEDED},
+        "title": _TEXT,
+        "status": {"const": 429},
+        "detail": _TEXT,
+        "retry_after": {"type": "integer", "minimum": 1},
+        "limit": {"enum": ["user", "ip", "apikey"]},
+        "policy": _TEXT,
+        "quota": _COUNT,
+        "window": _COUNT,
+        "violated-policies": {"type": "array", "items": _TEXT},
+        "limits": {"type": "array", "items": {"type": "object"}},
+    },
+}
+"""The problem document of a 429, for applications that know nothing else of ours."""
+
 _RESETS = {
     "seconds": "Seconds until it is there again",
     "epoch": "When it is there again, in Unix time",
