@@ -20,7 +20,7 @@ from sark.http.ratelimit_dependency import RateLimit
 from sark.http.ratelimit_fields import LimitFields
 from sark.http.ratelimit_install import install
 from sark.http.ratelimit_middleware import RateLimitMiddleware
-from sark.open_limiter import open_limiter
+from sark.limiter import open_limiter
 from sark.ratelimit import Identity, Limit, RateLimiter
 from sark.ratelimit.decorator import limited
 from sark.settings import load

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import aiohttp
@@ -13,12 +14,13 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import Message
 from starlette.websockets import WebSocket
 
+from sark import Request, load, open_runtime
 from sark.fastapi import LimitFields, RateLimit, TrustedProxies, install
 from sark.ratelimit import Limit, RateLimiter
 from tests.support.applications import served
 from tests.support.gateways import open_store
 from tests.support.servers import ValkeyServer
-from tests.support.service import assert_problem, http_client
+from tests.support.service import assert_problem, http_client, write_policies
 from tests.support.structured_fields import parse_list
 
 
@@ -217,6 +219,25 @@ async def test_without_limits_of_its_own_the_limiters_rules_apply(server: Valkey
         status, limits = await get(http, X_User="ann")
         assert (status, [*limits]) == (200, ["user"])
         assert await statuses(http, times=2, X_User="ann") == [200, 429]
+
+
+async def test_a_runtime_serves_as_well(server: ValkeyServer, tmp_path: Path) -> None:
+    environ = {
+        "VALKEY_URL": str(server.url),
+        "SARK_KEY_DIR": str(tmp_path / "keys"),
+        "SARK_POLICY_DIR": str(write_policies(tmp_path / "policies")),
+        "SARK_LIMIT_PER_MINUTE": "2",
+    }
+    async with open_runtime(load(environ)) as runtime:
+        app = FastAPI()
+        install(app, runtime)
+        app.get("/own", dependencies=[Depends(RateLimit("1/minute"))])(user)
+        app.get("/", dependencies=[Depends(RateLimit(by=user))])(user)
+        async with served(app) as url, http_client(url) as http:
+            assert await statuses(http, "/own", 2) == [200, 429]
+            # The default limit is the very one of authorize().
+            await runtime.authorize(Request(user_id="ann", action="x:read", resource="r"))
+            assert await statuses(http, "/", 2, X_User="ann") == [200, 429]
 
 
 async def test_websockets_are_charged_when_opened(server: ValkeyServer) -> None:

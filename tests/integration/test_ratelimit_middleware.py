@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from ipaddress import ip_network
 from typing import Any
 
 import aiohttp
@@ -15,7 +16,8 @@ from starlette.types import Message, Receive, Scope, Send
 from sark.http.client_address import TrustedProxies
 from sark.http.ratelimit_fields import LimitFields
 from sark.http.ratelimit_middleware import RateLimitMiddleware
-from sark.ratelimit import Identity, Limit, RateLimiter
+from sark.ratelimit import Identity, Limit, RateLimiter, Rules
+from sark.ratelimit.rules import Listed, Patterns, Rule
 from tests.support.applications import served, served_by_processes
 from tests.support.gateways import open_store
 from tests.support.limited_app import ALL_LIMIT, ROUTE_LIMIT
@@ -161,6 +163,47 @@ async def test_without_limits_of_its_own_the_limiters_rules_apply(server: Valkey
             async with http.get("/") as response:
                 assert parse_list(response.headers["RateLimit-Policy"]) == {"ip": {"q": 2, "w": 60}}
             assert await statuses(http, {}, {}) == [200, 429]
+
+
+async def test_the_limiters_rules_may_go_by_path(server: ValkeyServer) -> None:
+    rule = Rule("api", ("ip",), (Limit(1),), paths=Patterns(["/api/*"]))
+    async with open_store(str(server.url)) as store:
+        app = RateLimitMiddleware(hello, limiter=RateLimiter(store, Rules(None, (rule,))))
+        async with served(app) as url, http_client(url) as http:
+            paths = ["/api/a", "/api/b", "/other", "/api"]
+            found = await statuses(http, *[{"path": path} for path in paths])
+    assert found == [200, 429, 200, 200]
+
+
+async def test_the_limiters_lists_apply_and_may_change(server: ValkeyServer) -> None:
+    own = Listed(networks=(ip_network("127.0.0.0/8"),))
+    async with open_store(str(server.url)) as store:
+        limiter = RateLimiter(store, Rules(None, allow=own))
+        app = RateLimitMiddleware(hello, limiter=limiter, limits=["1/minute"])
+        async with served(app) as url, http_client(url) as http:
+            assert await statuses(http, {}, {}, {}) == [200] * 3
+            limiter.rules = Rules(None)
+            assert await statuses(http, {}, {}) == [200, 429]
+            limiter.rules = Rules(None, deny=own)
+            async with http.get("/") as response:
+                problem = await assert_problem(response, 429, "quota-exceeded")
+                assert "RateLimit" not in response.headers
+            assert problem["violated-policies"] == [problem["policy"]] == ["deny"]
+
+
+async def test_a_burst_is_told(server: ValkeyServer) -> None:
+    async with limited(server, "20/hour burst 2") as http:
+        async with http.get("/") as response:
+            policy = parse_list(response.headers["RateLimit-Policy"])["middleware"]
+            assert policy == {"q": 20, "w": 3600, "sark-burst": 2}
+            assert parse_list(response.headers["RateLimit"])["middleware"]["r"] == 1
+        assert await statuses(http, {}) == [200]
+        async with http.get("/") as response:
+            assert response.status == 429
+            # Another request is admitted after three minutes, all of the burst after six.
+            wait = int(response.headers["Retry-After"])
+            assert 170 < wait <= 180
+            assert parse_list(response.headers["RateLimit"])["middleware"] == {"r": 0, "t": wait}
 
 
 async def test_two_processes_admit_exactly_the_limit(server: ValkeyServer) -> None:

@@ -62,7 +62,7 @@ class Problem(msgspec.Struct, omit_defaults=True):
         quota: Most requests in its window.
         window: Length of its window in seconds.
         violated_policies: Names of all limits that refused.
-        limits: Each limit's state.
+        limits: Each limit's state; without those in shadow mode, which are nothing to clients.
         decision_id: Id of the audit event of a refusal.
     """
 
@@ -207,7 +207,9 @@ def install(app: FastAPI, limit_fields: LimitFields | None = None) -> None:
 
 
 def _limited(error: LimitExceededError) -> Problem:
-    states = tuple(state for state in error.limits if isinstance(state, LimitState))
+    states = tuple(
+        state for state in error.limits if isinstance(state, LimitState) and not state.shadow
+    )
     refused = next((state for state in states if state.policy == error.policy), None)
     return Problem(
         QUOTA_EXCEEDED,
@@ -219,7 +221,8 @@ def _limited(error: LimitExceededError) -> Problem:
         policy=error.policy,
         quota=refused.limit if refused else 0,
         window=refused.window if refused else 0,
-        violated_policies=tuple(state.policy for state in refusing(states, error.policy)),
+        violated_policies=tuple(s.policy for s in refusing(states, error.policy))
+        or (error.policy,),
         limits=states,
         decision_id=error.decision_id,
     )
