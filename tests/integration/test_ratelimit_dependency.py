@@ -125,6 +125,39 @@ async def test_routes_are_apart_unless_they_share_a_name(server: ValkeyServer) -
         assert await statuses(http, "/named/a") + await statuses(http, "/named/b") == [200, 429]
 
 
+async def test_mounted_applications_are_apart(server: ValkeyServer) -> None:
+    """By their functions, and not by what a client puts into the path they are mounted at."""
+    limit = RateLimit("1/minute")
+
+    def mounted(answer: str) -> FastAPI:
+        app = FastAPI()
+        install(app)
+
+        if answer == "one":
+
+            @app.get("/", dependencies=[Depends(limit)])
+            async def one() -> str:
+                return answer
+        else:
+
+            @app.get("/", dependencies=[Depends(limit)])
+            async def two() -> str:
+                return answer
+
+        return app
+
+    async with open_store(str(server.url)) as store:
+        app = FastAPI()
+        for name in ("one", "two"):
+            part = mounted(name)
+            part.state.sark = RateLimiter(store, None)
+            app.mount(f"/{name}/{{tenant}}", part)
+        async with served(app) as url, http_client(url) as http:
+            for name in ("one", "two"):
+                found = [await statuses(http, f"/{name}/{tenant}/") for tenant in "abc"]
+                assert found == [[200], [429], [429]]
+
+
 async def test_several_on_one_route_are_apart(server: ValkeyServer) -> None:
     def routes(app: FastAPI) -> None:
         router = APIRouter(dependencies=[Depends(RateLimit("3/hour"))])
@@ -155,6 +188,9 @@ async def test_two_applications_are_apart_by_namespace(server: ValkeyServer) -> 
 async def test_by_a_dependency(server: ValkeyServer) -> None:
     """It is called as FastAPI calls any other, and an anonymous client counts by address."""
 
+    def number(x_number: Annotated[int, Header()]) -> int:
+        return x_number
+
     def tenant(
         x_tenant: Annotated[str, Header()], who: Annotated[str | None, Depends(user)]
     ) -> Any:
@@ -163,6 +199,7 @@ async def test_by_a_dependency(server: ValkeyServer) -> None:
     def routes(app: FastAPI) -> None:
         app.get("/", dependencies=[Depends(RateLimit("2/minute", by=user))])(user)
         app.get("/key", dependencies=[Depends(RateLimit("1/minute", by=user, kind="apikey"))])(user)
+        app.get("/number", dependencies=[Depends(RateLimit("1/minute", by=number))])(user)
         app.get("/tenant", dependencies=[Depends(RateLimit("2/minute", by=tenant))])(user)
 
     async with running(server, routes) as http:
@@ -172,6 +209,8 @@ async def test_by_a_dependency(server: ValkeyServer) -> None:
         async with http.get("/") as response:
             assert (await assert_problem(response, 429, "quota-exceeded"))["limit"] == "ip"
         assert await statuses(http, "/key", 2, X_User="ann") == [200, 429]
+        for zero in ("0", "1"):
+            assert await statuses(http, "/number", 2, X_Number=zero) == [200, 429]
         assert await statuses(http, "/tenant", 3, X_Tenant="t", X_User="ann") == [200, 200, 429]
         assert await statuses(http, "/tenant", X_Tenant="t") == [429]
         assert await statuses(http, "/tenant", X_Tenant="u") == [200]

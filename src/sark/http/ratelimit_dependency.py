@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from fastapi import Depends
 from starlette.requests import HTTPConnection
@@ -26,8 +26,6 @@ __all__ = ["CHARGES", "RateLimit"]
 CHARGES = "sark.ratelimit.charges"
 """Where a scope keeps what was charged for it, until the answer starts."""
 
-Asker = str | Identity | Sequence[Identity] | None
-
 
 class RateLimit:
     """A rate limit on a route, as a dependency.
@@ -43,8 +41,9 @@ class RateLimit:
         limits: Limits such as ``20/minute`` or ``20/second burst 50``; all of them have to admit
             a request, and are charged together. Without any, the limiter's own rules apply.
         by: Whose requests are counted together: ``ip`` (the client's address), or a dependency of
-            FastAPI that returns an id, an identity ``(kind, id)``, or several identities. Where it
-            returns None, as for somebody who isn't logged in, it is the client's address.
+            FastAPI that returns an id (text, or what ``str`` makes one of), an identity
+            ``(kind, id)``, or several identities. Where it returns None, as for somebody who isn't
+            logged in, it is the client's address.
         kind: What kind an id is: ``user`` or ``apikey``.
         name: Routes with the same name share their counters. By default each route has its own.
         cost: How many requests one counts as.
@@ -69,11 +68,12 @@ class RateLimit:
         self._name = name if name is None else check_name(name)
         self._cost = cost
         # Several limits on one route are kept apart, unless they are the same one.
-        self._spelled = (*map(str, self._limits), by if isinstance(by, str) else _spelled(by))
+        self._limits_spelled = [*map(str, self._limits)]
+        self._by = by if isinstance(by, str) else _spelled(by)
         self._named: dict[tuple[str, ...], NamedLimits] = {}
         self.__signature__ = _signature(by)
 
-    async def __call__(self, connection: HTTPConnection, asker: Asker = None) -> None:
+    async def __call__(self, connection: HTTPConnection, asker: object = None) -> None:
         """Charge a request.
 
         Raises:
@@ -95,24 +95,24 @@ class RateLimit:
         if not self._limits:
             cost = None if self._cost == 1 else self._cost
             return await limiter.check(identities, path=scope["path"], cost=cost)
-        key = (options.namespace, self._name or _route(scope))
-        named = self._named.get(key)
+        place = (options.namespace, *((self._name,) if self._name else _route(scope)))
+        named = self._named.get(place)
         if named is None:
-            name = self._name_for(*key)
-            named = self._named[key] = NamedLimits(self._limits, name=name, cost=self._cost)
+            name = "-".join(filter(None, place)) if self._name else self._derive_name(place)
+            named = self._named[place] = NamedLimits(self._limits, name=name, cost=self._cost)
         return await named.check(limiter, identities)
 
-    def _name_for(self, namespace: str, place: str) -> str:
-        if self._name is None:
-            return derive_name(namespace, place, *self._spelled)
-        return f"{namespace}-{self._name}" if namespace else self._name
+    def _derive_name(self, place: tuple[str, ...]) -> str:
+        namespace, path, methods, endpoint = place
+        readable = (namespace, methods, path, *self._limits_spelled)
+        return derive_name(*readable, also=(self._by, endpoint))
 
-    def _identities(self, scope: Scope, options: LimitOptions, asker: Asker) -> Sequence[Identity]:
-        if not asker:
+    def _identities(self, scope: Scope, options: LimitOptions, asker: object) -> Sequence[Identity]:
+        if asker is None or asker in ("", [], ()):
             return [options.proxies.identity(scope)]
-        if isinstance(asker, str):
-            return [(self._kind, asker)]
-        return identities_of(asker)
+        if isinstance(asker, tuple | list):
+            return identities_of(cast("Identity | Sequence[Identity]", asker))
+        return [(self._kind, str(asker))]
 
 
 def _signature(by: Literal["ip"] | Callable[..., Any]) -> inspect.Signature:
@@ -124,14 +124,16 @@ def _signature(by: Literal["ip"] | Callable[..., Any]) -> inspect.Signature:
     return inspect.Signature(parameters)
 
 
-def _spelled(by: Callable[..., Any]) -> str:
-    return f"{by.__module__}.{getattr(by, '__qualname__', type(by).__qualname__)}"
+def _spelled(function: Callable[..., Any] | None) -> str:
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return f"{getattr(function, '__module__', '')}.{name}"
 
 
-def _route(scope: Scope) -> str:
-    """Spell the route that a request took: methods, and the path with its parameters' names.
+def _route(scope: Scope) -> tuple[str, str, str]:
+    """Tell which route a request took: path with its parameters' names, methods, and endpoint.
 
-    It never holds what a client sends in the path: there would be a counter for each value.
+    It holds nothing that a client sends in the path, also not by way of ``root_path``: there would
+    be a counter for each value. Routes of mounted applications differ by their endpoints.
     """
     # A router that was included keeps its path without the prefix; the whole one is beside it.
     route = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
@@ -139,4 +141,4 @@ def _route(scope: Scope) -> str:
     if path is None:
         raise ConfigurationError("RateLimit is a dependency of routes; give others a name")
     methods = sorted(getattr(route, "methods", None) or ())
-    return " ".join([*methods, scope.get("root_path", "") + path])
+    return path, " ".join(methods), _spelled(scope.get("endpoint"))

@@ -22,7 +22,7 @@ __all__ = ["NamedLimits", "check_name", "derive_name", "identities_of", "refusal
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 # A namespace and a name, which are checked one by one.
 _WHOLE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,128}")
-_DIGEST_CHARACTERS = 8
+_READABLE_CHARACTERS, _DIGEST_CHARACTERS = 48, 12
 
 
 class NamedLimits:
@@ -111,11 +111,16 @@ def parse_limits(limits: Sequence[str | Limit]) -> tuple[Limit, ...]:
     return parsed
 
 
-def derive_name(*parts: str) -> str:
-    """Make a name out of texts of any form; different texts have different names."""
-    readable = re.sub(r"[^a-z0-9_]+", "-", " ".join(parts).lower()).strip("-_")[:48]
-    digest = sha256("\0".join(parts).encode()).hexdigest()[:_DIGEST_CHARACTERS]
-    return f"{readable}-{digest}" if readable else digest
+def derive_name(*parts: str, also: Sequence[str] = ()) -> str:
+    """Make a name out of texts of any form; different texts have different names.
+
+    Args:
+        parts: What the name shows, as far as it can.
+        also: What it shows in its digest alone.
+    """
+    readable = re.sub(r"[^a-z0-9_]+", "-", " ".join(parts).lower()).strip("-_")
+    digest = sha256("\0".join((*parts, *also)).encode()).hexdigest()[:_DIGEST_CHARACTERS]
+    return f"{readable[:_READABLE_CHARACTERS]}-{digest}" if readable else digest
 
 
 def identities_of(given: Identity | Sequence[Identity]) -> Sequence[Identity]:
