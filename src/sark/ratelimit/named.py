@@ -80,9 +80,20 @@ class _Derived:
         found = self._limiters.get(kinds)
         if found is None:
             rule = Rule(named.name, kinds, named.limits)
-            found = self._limiters[kinds] = copy(self.of)
-            found.rules = Rules(None, (rule,), allow=self.rules.allow, deny=self.rules.deny)
+            rules = Rules(None, (rule,), allow=self.rules.allow, deny=self.rules.deny)
+            found = self._limiters[kinds] = _with_rules(self.of, rules)
         return found
+
+
+def _with_rules(limiter: RateLimiter, rules: Rules) -> RateLimiter:
+    """Make a limiter of other rules that shares everything else, also what it counts locally."""
+    before = limiter.rules
+    derived = copy(limiter)
+    derived.rules = rules
+    if limiter.rules is not before:
+        limiter.rules = before
+        raise TypeError("a copy of the limiter shares its rules, so it cannot have others")
+    return derived
 
 
 def check_name(name: str, pattern: re.Pattern[str] = NAME) -> str:
