@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from sark.errors import LimitExceededError, StoreError
-from sark.ratelimit import Identity, RateLimiter
+from sark.ratelimit import Identity, Limit, RateLimiter
 from sark.ratelimit.decorator import limited
 from sark.ratelimit.named import derive_name
 from tests.support.gateways import Meeting, open_store, processes, together
@@ -81,6 +81,21 @@ async def test_several_identities_are_charged_together(server: ValkeyServer) -> 
             assert (caught.value.kind, caught.value.policy) == ("ip", "login-ip")
         # The refused ones charged nobody.
         await log_in("ann", "192.0.2.2")
+
+
+async def test_the_limiter_keeps_its_own_rules(server: ValkeyServer) -> None:
+    async with open_store(str(server.url)) as store:
+        limiter = RateLimiter(store, Limit(3))
+        rules = limiter.rules
+
+        @limited(limiter, "1/minute", key=by_user)
+        async def build(_: str) -> None: ...
+
+        await build("ann")
+        assert limiter.rules is rules
+        charges = [await limiter.check([("user", "ann")]) for _ in range(4)]
+    assert [charge.admitted for charge in charges] == [True, True, True, False]
+    assert {state.policy for charge in charges for state in charge.states} == {"user"}
 
 
 async def test_a_call_may_cost_more(server: ValkeyServer) -> None:

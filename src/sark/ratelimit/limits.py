@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from copy import copy
 from typing import Literal
 
 from sark.errors import (
@@ -85,9 +86,7 @@ class RateLimiter:
     ) -> None:
         self._store = store
         rules = limits if isinstance(limits, Rules) else Rules(limits)
-        self._planner = Planner(store.keys, rules, ipv6_prefix=ipv6_prefix)
-        self.plan = self._planner.plan
-        self.plan_many = self._planner.plan_many
+        self._plan_by(Planner(store.keys, rules, ipv6_prefix=ipv6_prefix))
         self.fallback = fallback
         self.near = NearLimits(store)
         self._local = LocalLimits(processes)
@@ -101,6 +100,18 @@ class RateLimiter:
     @rules.setter
     def rules(self, rules: Rules) -> None:
         self._planner.rules = rules
+
+    def with_rules(self, rules: Rules) -> RateLimiter:
+        """Make a limiter of other rules that shares all the rest, also what it counts locally."""
+        derived, planner = copy(self), copy(self._planner)
+        planner.rules = rules
+        derived._plan_by(planner)  # noqa: SLF001 - of this very class
+        return derived
+
+    def _plan_by(self, planner: Planner) -> None:
+        self._planner = planner
+        self.plan = planner.plan
+        self.plan_many = planner.plan_many
 
     def identities(
         self, user_id: str, ip: str | None, api_key_id: str | None

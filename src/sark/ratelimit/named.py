@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from copy import copy
 from hashlib import sha256
 from typing import cast
 
@@ -81,19 +80,8 @@ class _Derived:
         if found is None:
             rule = Rule(named.name, kinds, named.limits)
             rules = Rules(None, (rule,), allow=self.rules.allow, deny=self.rules.deny)
-            found = self._limiters[kinds] = _with_rules(self.of, rules)
+            found = self._limiters[kinds] = self.of.with_rules(rules)
         return found
-
-
-def _with_rules(limiter: RateLimiter, rules: Rules) -> RateLimiter:
-    """Make a limiter of other rules that shares everything else, also what it counts locally."""
-    before = limiter.rules
-    derived = copy(limiter)
-    derived.rules = rules
-    if limiter.rules is not before:
-        limiter.rules = before
-        raise TypeError("a copy of the limiter shares its rules, so it cannot have others")
-    return derived
 
 
 def check_name(name: str, pattern: re.Pattern[str] = NAME) -> str:
