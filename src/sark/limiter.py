@@ -39,4 +39,8 @@ async def open_limiter(
             topology = Topology.single(embedded.url)
         store = await stack.enter_async_context(Store(topology, settings, hub or Hub()))
         most = settings.limit_per_minute
-        yield RateLimiter(store, Limit(most) if most else None)
+        limiter = RateLimiter(store, Limit(most) if most else None)
+        await stack.enter_async_context(
+            background(limiter.near.flush_forever(), "sark-near-limits")
+        )
+        yield limiter
