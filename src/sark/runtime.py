@@ -162,7 +162,7 @@ async def open_runtime(
     rules.check(settings.policies)
     limits_paths = [] if settings.limits_file is None else [settings.limits_file]
     limits_seen = fingerprint(limits_paths)
-    limit_rules = read_rules(settings.limits_file, _default_limit(settings))
+    limit_rules = read_rules(settings.limits_file, default_limit(settings))
     async with contextlib.AsyncExitStack() as stack:
         evaluator = await stack.enter_async_context(_open_evaluator(settings, hub))
         embedded = None
@@ -201,7 +201,7 @@ async def open_runtime(
         watcher = FileWatcher(policies, paths, seen, interval=settings.policy_watch_interval)
         await stack.enter_async_context(background(watcher.run(), "sark-policies"))
         limits = LimitsReloader(
-            gateway.limiter, settings.limits_file, _default_limit(settings), hub=hub
+            gateway.limiter, settings.limits_file, default_limit(settings), hub=hub
         )
         limits_watcher = FileWatcher(
             limits, limits_paths, limits_seen, interval=settings.policy_watch_interval
@@ -345,8 +345,21 @@ def _near_feed(settings: Settings, store: Store) -> NearFeed | None:
     return NearFeed(store, near, bound=settings.near_cache_bound_ms / 1000)
 
 
-def _default_limit(settings: Settings) -> Limit | None:
+def default_limit(settings: Settings) -> Limit | None:
+    """Tell the limit of each identity that no rule decides."""
     return Limit(settings.limit_per_minute) if settings.limit_per_minute else None
+
+
+def limiter_of(settings: Settings, store: Store, rules: Rules) -> RateLimiter:
+    """Make what charges by the rules."""
+    return RateLimiter(
+        store,
+        rules,
+        fallback=settings.limits_without_valkey,
+        processes=settings.expected_processes,
+        ipv6_prefix=settings.limit_ipv6_prefix,
+        budget=settings.request_budget_ms / 1000,
+    )
 
 
 def _gateway(settings: Settings, store: Store, decisions: Decisions, limits: Rules) -> Gateway:
@@ -356,14 +369,7 @@ def _gateway(settings: Settings, store: Store, decisions: Decisions, limits: Rul
         store,
         policies=settings.policies,
         decisions=decisions,
-        limiter=RateLimiter(
-            store,
-            limits,
-            fallback=settings.limits_without_valkey,
-            processes=settings.expected_processes,
-            ipv6_prefix=settings.limit_ipv6_prefix,
-            budget=budget,
-        ),
+        limiter=limiter_of(settings, store, limits),
         queue=EventQueue(store, bounds, flush_timeout=budget),
         budget=budget,
     )

@@ -15,13 +15,21 @@ from starlette.types import Message
 from starlette.websockets import WebSocket
 
 from sark import Request, load, open_runtime
-from sark.fastapi import LimitFields, RateLimit, TrustedProxies, install
+from sark.fastapi import LimitFields, RateLimit, TrustedProxies, install, open_limiter
 from sark.ratelimit import Limit, RateLimiter
 from tests.support.applications import served
 from tests.support.gateways import open_store
+from tests.support.polling import until
 from tests.support.servers import ValkeyServer
 from tests.support.service import assert_problem, http_client, write_policies
 from tests.support.structured_fields import parse_list
+
+RULES = """
+[rules.api]
+kind = "ip"
+path = ["/api/*"]
+limits = ["{limit}"]
+"""
 
 
 def user(x_user: Annotated[str | None, Header()] = None) -> str | None:
@@ -277,6 +285,36 @@ async def test_a_runtime_serves_as_well(server: ValkeyServer, tmp_path: Path) ->
             # The default limit is the very one of authorize().
             await runtime.authorize(Request(user_id="ann", action="x:read", resource="r"))
             assert await statuses(http, "/", 2, X_User="ann") == [200, 429]
+
+
+async def test_a_limiter_alone_has_the_rules_of_its_file(
+    server: ValkeyServer, tmp_path: Path
+) -> None:
+    rules = tmp_path / "limits.toml"
+    environ = {"VALKEY_URL": str(server.url), "SARK_LIMITS_FILE": str(rules)}
+    environ["SARK_POLICY_WATCH_INTERVAL"] = "0.05"
+
+    def write(limit: str) -> None:
+        rules.write_text(RULES.format(limit=limit))
+
+    write("1/minute")
+    async with open_limiter(load(environ)) as limiter:
+        app = FastAPI()
+        install(app, limiter)
+        app.get("/api/a", dependencies=[Depends(RateLimit())])(user)
+        app.get("/other", dependencies=[Depends(RateLimit())])(user)
+        async with served(app) as url, http_client(url) as http:
+            status, limits = await get(http, "/api/a")
+            assert (status, [*limits]) == (200, ["api"])
+            assert await statuses(http, "/api/a") == [429]
+            assert [*(await get(http, "/other"))[1]] == ["ip"]
+            write("3/minute")
+            await until(
+                lambda: limiter.rules.rules[0].limits[0].requests == 3,
+                within=10,
+                what="the file is read again",
+            )
+            assert await statuses(http, "/api/a", 3) == [200, 200, 429]
 
 
 async def test_websockets_are_charged_when_opened(server: ValkeyServer) -> None:
