@@ -1,6 +1,9 @@
-"""A FastAPI application with rate limits. Run it with `uvicorn examples.limited_app:app`.
+"""A FastAPI application with rate limits.
 
-It starts a Valkey of its own unless VALKEY_URL names one. Then try
+    uvicorn --no-proxy-headers examples.limited_app:app
+
+starts it, with a Valkey of its own unless VALKEY_URL names one. uvicorn has to leave the client's
+address alone, because `TrustedProxies` decides whom to believe about it. Then try
 
     for i in 1 2 3 4; do curl -si localhost:8000/reports | grep -i -E 'HTTP|ratelimit|retry'; done
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sark.errors import SettingsError
 from sark.http.client_address import MAX_HOPS, TrustedProxies
 from sark.http.forwarded import MAX_BYTES
 from sark.settings import load
@@ -321,7 +322,9 @@ class TestSettings:
         "value", ["0.0.0.0/0", "::/0", "10.0.0.1/8", "10.0.0.0/33", "proxy", "*", "10.0.0.0/8,,"]
     )
     def test_the_whole_internet_is_not(self, value: str) -> None:
-        from sark.errors import SettingsError
-
         with pytest.raises(SettingsError, match="SARK_TRUSTED_PROXIES: got"):
             load({"SARK_TRUSTED_PROXIES": value})
+
+    def test_a_header_that_nobody_is_believed_in_is_a_mistake(self) -> None:
+        with pytest.raises(SettingsError, match="SARK_PROXY_HEADER: got 'forwarded', expected"):
+            load({"SARK_PROXY_HEADER": "forwarded"})

@@ -118,7 +118,8 @@ def derive_name(*parts: str, also: Sequence[str] = ()) -> str:
         also: What it shows in its digest alone.
     """
     readable = re.sub(r"[^a-z0-9_]+", "-", " ".join(parts).lower()).strip("-_")
-    digest = sha256("\0".join((*parts, *also)).encode()).hexdigest()[:_DIGEST_CHARACTERS]
+    # ``repr`` quotes, so that no part can pass for two.
+    digest = sha256(repr((parts, tuple(also))).encode()).hexdigest()[:_DIGEST_CHARACTERS]
     return f"{readable[:_READABLE_CHARACTERS]}-{digest}" if readable else digest
 
 

@@ -34,6 +34,7 @@ def conflicts(settings: Settings) -> list[str]:
         *_cluster(settings),
         *_unsupported(settings),
         *_tokens(settings),
+        *_proxies(settings),
         *_opa(settings),
         *_opa_certificate(settings),
         *_ttl_order(settings),
@@ -118,6 +119,15 @@ def _tokens(settings: Settings) -> list[str]:
     if settings.admin_token is None or settings.admin_token != settings.service_token:
         return []
     return ["SARK_SERVICE_TOKEN: got the same value as SARK_ADMIN_TOKEN, expected a different one"]
+
+
+def _proxies(settings: Settings) -> list[str]:
+    if settings.proxy_header == "x-forwarded-for" or (
+        settings.trusted_proxies or settings.trusted_proxy_count
+    ):
+        return []
+    got = f"SARK_PROXY_HEADER: got {settings.proxy_header!r}"
+    return [f"{got}, expected SARK_TRUSTED_PROXIES or SARK_TRUSTED_PROXY_COUNT to be set too"]
 
 
 def _opa(settings: Settings) -> list[str]:
