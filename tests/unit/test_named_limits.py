@@ -29,7 +29,9 @@ def test_derived_names_are_usable_and_differ_as_their_parts_do(
     assert derive_name(*one, also=["more"]) != first
 
 
-@pytest.mark.parametrize("name", ["", "a:b", "a b", "A", "-a", "{a}", "a" * 65, "ä", "a\n"])
+@pytest.mark.parametrize(
+    "name", ["", "a:b", "a b", "A", "-a", "{a}", "a" * 65, "ä", "a\n", "ip", "deny"]
+)
 def test_names_that_could_be_mistaken_in_a_key_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="got the name"):
         check_name(name)

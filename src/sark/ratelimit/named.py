@@ -12,7 +12,7 @@ from hashlib import sha256
 from typing import cast
 
 from sark.errors import LimitExceededError
-from sark.ratelimit.limit import Charge, Identity, Kind, Limit, parse_limit
+from sark.ratelimit.limit import KINDS, Charge, Identity, Kind, Limit, parse_limit
 from sark.ratelimit.limits import RateLimiter
 from sark.ratelimit.rules import Rule, Rules
 
@@ -21,6 +21,8 @@ __all__ = ["NamedLimits", "check_name", "derive_name", "identities_of", "refusal
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 # A namespace and a name, which are checked one by one.
 _WHOLE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,128}")
+# What answers call the default limits and the deny-list.
+_RESERVED = (*KINDS, "deny")
 _READABLE_CHARACTERS, _DIGEST_CHARACTERS = 48, 12
 
 
@@ -90,8 +92,11 @@ def check_name(name: str, pattern: re.Pattern[str] = NAME) -> str:
     Raises:
         ValueError: It isn't.
     """
-    if not pattern.fullmatch(name):
-        raise ValueError(f"got the name {name[:80]!r}, expected it to match {pattern.pattern}")
+    if name in _RESERVED or not pattern.fullmatch(name):
+        raise ValueError(
+            f"got the name {name[:80]!r}, expected it to match {pattern.pattern}, and none of "
+            + ", ".join(_RESERVED)
+        )
     return name
 
 
