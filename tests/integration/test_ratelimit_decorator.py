@@ -12,6 +12,7 @@ from sark.ratelimit import Identity, Limit, RateLimiter
 from sark.ratelimit.decorator import limited
 from sark.ratelimit.named import derive_name
 from tests.support.gateways import Meeting, open_store, processes, together
+from tests.support.probe import count_round_trips
 from tests.support.servers import ValkeyServer
 
 
@@ -81,6 +82,22 @@ async def test_several_identities_are_charged_together(server: ValkeyServer) -> 
             assert (caught.value.kind, caught.value.policy) == ("ip", "login-ip")
         # The refused ones charged nobody.
         await log_in("ann", "192.0.2.2")
+
+
+async def test_a_call_takes_one_round_trip(server: ValkeyServer) -> None:
+    def key(user_id: str) -> Sequence[Identity]:
+        return [("user", user_id), ("ip", "2001:db8::1"), ("apikey", "k")]
+
+    async with count_round_trips(server) as (url, counts), open_store(url) as store:
+
+        @limited(RateLimiter(store, None), "5/second burst 9", "60/minute", "9/day", key=key)
+        async def build(_: str) -> None: ...
+
+        await build("ann")  # opens the connection and loads the script
+        counts.reset()
+        for _ in range(3):
+            await build("ann")
+        assert (counts.round_trips, counts.commands["evalsha"]) == (3, 3)
 
 
 async def test_the_limiter_keeps_its_own_rules(server: ValkeyServer) -> None:
