@@ -7,7 +7,7 @@
 -- ARGV[1 .. 5]          as in session_check; ARGV[1] is empty when there is no access token
 -- ARGV[6]               n
 -- ARGV[7], ARGV[8]      nonce and life of a user's token, as in policy_lookup
--- ARGV[9 ..]            cost, limits and windows, as in ratelimit_charge
+-- ARGV[9 ..]            limits and costs, as in ratelimit_charge
 --
 -- Returns {session} when the session is refused, {session, charge} when a limit refuses, else
 -- {session, charge, lookup}.

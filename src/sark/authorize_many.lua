@@ -8,7 +8,7 @@
 -- ARGV[6]           n
 -- ARGV[7], ARGV[8]  nonce and life of a user's token, as in policy_lookup
 -- ARGV[9]           number of policies
--- ARGV[10 ..]       cost, limits and windows, as in ratelimit_charge
+-- ARGV[10 ..]       limits and costs, as in ratelimit_charge
 --
 -- Returns {session} when the session is refused, {session, charge} when a limit refuses, else
 -- {session, charge, look-ups}.

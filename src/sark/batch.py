@@ -30,8 +30,9 @@ from sark.gateway import (
 from sark.policy import Found, Question
 from sark.policy.decisions import Consistency, Decisions, Glance, Outcome, Plan
 from sark.policy.generations import TOKEN_FRAGMENTS, fresh_nonce
-from sark.ratelimit import Charge, Identity
-from sark.ratelimit.limits import CHARGE_FRAGMENT
+from sark.ratelimit import Charge, ChargePlan, Identity
+from sark.ratelimit.limits import CHARGE_FRAGMENTS, PLAIN_FRAGMENTS
+from sark.ratelimit.plan import denial
 from sark.sessions import AccessClaims
 from sark.sessions.checks import SessionCheck
 from sark.sessions.hidden import HidesTokens
@@ -42,13 +43,19 @@ __all__ = ["MAX_QUESTIONS", "BatchQuestion", "BatchRequest", "authorize_many"]
 
 MAX_QUESTIONS = 1000
 
-_AUTHORIZE_MANY = load_script(
-    "gateway.authorize_many",
-    *TOKEN_FRAGMENTS,
-    ("sark.policy", "lookup_many.lua"),
-    CHARGE_FRAGMENT,
-    *CHECK_FRAGMENTS,
-    ("sark", "authorize_many.lua"),
+_AUTHORIZE_MANY, _AUTHORIZE_MANY_PLAIN = (
+    load_script(
+        name,
+        *TOKEN_FRAGMENTS,
+        ("sark.policy", "lookup_many.lua"),
+        *fragments,
+        *CHECK_FRAGMENTS,
+        ("sark", "authorize_many.lua"),
+    )
+    for name, fragments in (
+        ("gateway.authorize_many", CHARGE_FRAGMENTS),
+        ("gateway.authorize_many_plain", PLAIN_FRAGMENTS),
+    )
 )
 
 
@@ -94,12 +101,13 @@ class BatchRequest(HidesTokens, frozen=True, forbid_unknown_fields=True, kw_only
     freshness: str | None = None
 
 
-async def authorize_many(gateway: Gateway, batch: BatchRequest) -> list[Answer]:
+async def authorize_many(gateway: Gateway, batch: BatchRequest, *, tier: str = "") -> list[Answer]:
     """Decide all questions of a batch, and record every answer before returning any.
 
     Args:
         gateway: Decides.
         batch: The questions.
+        tier: As in ``Gateway.authorize``.
 
     Returns:
         One answer per question, in their order.
@@ -115,15 +123,20 @@ async def authorize_many(gateway: Gateway, batch: BatchRequest) -> list[Answer]:
     started = perf_counter()
     batch, claims = await _identify(gateway, batch)
     requests, questions, identities = _check(gateway, batch)
+    actions = [question.action for question in questions]
+    tier = tier if claims is None else claims.tier
+    charged = gateway.limiter.plan_many(identities, actions, tier=tier)
     decisions = gateway.decisions
     plan = decisions.plan(batch.consistency, batch.freshness)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + gateway.budget
     fast = plan.consistency == "fast"
     glances = [decisions.glance(question, use_entry=fast) for question in questions]
+    if charged.denied is not None:
+        raise await gateway.refuse(requests[0], questions[0], denial(charged.denied), deadline)
     try:
         session = gateway.admission.prepare(claims, batch.ip, batch.user_agent)
-        charge, found = await _round_trip(gateway, questions, identities, session, deadline)
+        charge, found = await _round_trip(gateway, questions, charged, session, deadline)
     except SessionError as error:
         await gateway.refuse_session(requests[0], questions[0], error, deadline)
         raise
@@ -193,13 +206,9 @@ def _check(
     gateway: Gateway, batch: BatchRequest
 ) -> tuple[list[Request], list[Question], tuple[Identity, ...]]:
     """Refuse unusable input before any I/O; the field says which question."""
-    count, most = len(batch.questions), gateway.limiter.most_at_once
+    count = len(batch.questions)
     if not 1 <= count <= MAX_QUESTIONS:
         raise InvalidRequestError("questions", f"got {count}, expected 1 to {MAX_QUESTIONS}")
-    if most is not None and count > most:
-        raise InvalidRequestError(
-            "questions", f"got {count}, expected at most {most}, which is the rate limit"
-        )
     requests, questions = [], []
     identities: tuple[Identity, ...] = ()
     for number, asked in enumerate(batch.questions):
@@ -231,38 +240,38 @@ def _field(asked: BatchQuestion, number: int, field: str) -> str:
 async def _round_trip(
     gateway: Gateway,
     questions: Sequence[Question],
-    identities: Sequence[Identity],
+    charged: ChargePlan,
     session: SessionCheck,
     deadline: float,
 ) -> tuple[Charge, list[Found] | None]:
     """Check, charge and look up; no ``Found`` when a limit refused."""
-    cache, limiter, cost = gateway.decisions.cache, gateway.limiter, len(questions)
+    cache = gateway.decisions.cache
     policies = list(dict.fromkeys(question.policy for question in questions))
-    counters = limiter.keys(identities)
     arguments: list[Argument] = [
         *session.arguments,
-        len(counters),
+        len(charged.keys),
         fresh_nonce(),
         cache.generations.user_token_ttl_ms,
         len(policies),
-        *limiter.arguments(identities, cost=cost),
+        *charged.arguments,
     ]
     names = gateway.store.keys
-    keys = [*session.keys, *counters]
+    keys = [*session.keys, *charged.keys]
     keys += [names.policy_generation, names.policy_user_version(questions[0].user_id)]
     keys += [names.policy_version(policy) for policy in policies]
+    script = _AUTHORIZE_MANY_PLAIN if charged.selection.plain else _AUTHORIZE_MANY
     state = gateway.store.state
     if gateway.store.shared:
         keys += [cache.decision_key(question) for question in questions]
-        reply = await state.run(_AUTHORIZE_MANY, keys, arguments, deadline=deadline)
+        reply = await state.run(script, keys, arguments, deadline=deadline)
         read = None
     else:
         reply, read = await asyncio.gather(
-            state.run(_AUTHORIZE_MANY, keys, arguments, deadline=deadline),
+            state.run(script, keys, arguments, deadline=deadline),
             cache.read_many(questions, deadline=deadline - gateway.budget / 2),
         )
     gateway.admission.judge(questions[0].user_id, reply.value[0])
-    charge = limiter.read(identities, reply.value[1], cost=cost)
+    charge = gateway.limiter.read(charged, reply.value[1])
     if not charge.admitted:
         return charge, None
     (everything, user, *versions), values, ttls = reply.value[2]

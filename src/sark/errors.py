@@ -213,16 +213,29 @@ class LimitExceededError(SarkError):
 
     Attributes:
         kind: Which identity is at its limit: ``user``, ``ip`` or ``apikey``.
-        retry_after: Seconds until the window ends.
-        limits: Every identity's window, as in an answer.
-        decision_id: Id of the audit event under which the refusal is recorded.
+        retry_after: Seconds until the request would be admitted.
+        limits: Every limit's state, as in an answer.
+        decision_id: Id of the audit event under which the refusal is recorded; empty where
+            refusals aren't recorded.
+        policy: Name of the limit; the kind for the default limit, ``deny`` for the deny-list.
     """
 
     def __init__(
-        self, kind: str, *, retry_after: int, limits: tuple[object, ...], decision_id: str
+        self,
+        kind: str,
+        *,
+        retry_after: int,
+        limits: tuple[object, ...],
+        decision_id: str = "",
+        policy: str = "",
     ) -> None:
-        super().__init__(f"the rate limit of this {kind} is exhausted; retry in {retry_after} s")
+        named = f" ({policy})" if policy not in {"", kind} else ""
+        what = f"the rate limit of this {kind}{named} is exhausted"
+        if policy == "deny":
+            what = f"this {kind} is on the deny-list"
+        super().__init__(f"{what}; retry in {retry_after} s")
         self.kind = kind
+        self.policy = policy or kind
         self.retry_after = retry_after
         self.limits = limits
         self.decision_id = decision_id

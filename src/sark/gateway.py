@@ -36,8 +36,9 @@ from sark.policy import Found, JsonValue, Question
 from sark.policy.decisions import Consistency, Decisions, Glance, Outcome
 from sark.policy.generations import LOOKUP_FRAGMENTS, fresh_nonce
 from sark.policy.question import MAX_ID_BYTES, check_context, check_size, check_text
-from sark.ratelimit import Charge, Identity, LimitState, RateLimiter, canonical_ip
-from sark.ratelimit.limits import CHARGE_FRAGMENT
+from sark.ratelimit import Charge, ChargePlan, Identity, LimitState, RateLimiter, canonical_ip
+from sark.ratelimit.limits import CHARGE_FRAGMENTS, PLAIN_FRAGMENTS
+from sark.ratelimit.plan import denial
 from sark.sessions import AccessClaims, Sessions
 from sark.sessions.checks import SessionCheck
 from sark.sessions.hidden import HidesTokens
@@ -56,12 +57,12 @@ __all__ = [
 ]
 
 # The clock and the tokens come first: fragments may use what stands before them.
-_AUTHORIZE = load_script(
-    "gateway.authorize",
-    *LOOKUP_FRAGMENTS,
-    CHARGE_FRAGMENT,
-    *CHECK_FRAGMENTS,
-    ("sark", "authorize.lua"),
+_AUTHORIZE, _AUTHORIZE_PLAIN = (
+    load_script(name, *LOOKUP_FRAGMENTS, *fragments, *CHECK_FRAGMENTS, ("sark", "authorize.lua"))
+    for name, fragments in (
+        ("gateway.authorize", CHARGE_FRAGMENTS),
+        ("gateway.authorize_plain", PLAIN_FRAGMENTS),
+    )
 )
 
 # What the script returns of a request that is not refused: session, charge, look-up.
@@ -159,11 +160,12 @@ class Gateway:
         self.budget = budget
         self.admission = Admission(sessions, self.refusals, queue, store.hub, budget=budget)
 
-    async def authorize(self, request: Request) -> Answer:
+    async def authorize(self, request: Request, *, tier: str = "") -> Answer:
         """Decide a request, and record the answer before returning it.
 
         Args:
             request: What is asked.
+            tier: The caller's plan, by a verified claim; rules of limits may look at it.
 
         Returns:
             The answer, allow or deny.
@@ -184,9 +186,13 @@ class Gateway:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.budget
         glance = self.decisions.glance(question, use_entry=plan.consistency == "fast")
+        tier = tier if claims is None else claims.tier
+        charged = self.limiter.plan(identities, action=request.action, tier=tier)
+        if charged.denied is not None:
+            raise await self.refuse(request, question, denial(charged.denied), deadline)
         try:
             session = self.admission.prepare(claims, request.ip, request.user_agent)
-            charge, found = await self._round_trip(question, identities, glance, session, deadline)
+            charge, found = await self._round_trip(question, charged, glance, session, deadline)
         except SessionError as error:
             await self.refuse_session(request, question, error, deadline)
             raise
@@ -299,7 +305,7 @@ class Gateway:
     async def _round_trip(
         self,
         question: Question,
-        identities: Sequence[Identity],
+        charged: ChargePlan,
         glance: Glance,
         session: SessionCheck,
         deadline: float,
@@ -307,32 +313,32 @@ class Gateway:
         """Check, charge and look up; no ``Found`` when a limit refused."""
         cache = self.decisions.cache
         revision = self.decisions.revision
-        counters = self.limiter.keys(identities)
         arguments: list[Argument] = [
             *session.arguments,
-            len(counters),
+            len(charged.keys),
             fresh_nonce(),
             cache.generations.user_token_ttl_ms,
-            *self.limiter.arguments(identities),
+            *charged.arguments,
         ]
-        keys = [*session.keys, *counters, *cache.generation_keys(question)]
+        keys = [*session.keys, *charged.keys, *cache.generation_keys(question)]
+        script = _AUTHORIZE_PLAIN if charged.selection.plain else _AUTHORIZE
         state = self.store.state
         if glance.entry is not None:
             # The tokens judge what is at hand; there is nothing to read.
-            reply = await state.run(_AUTHORIZE, keys, arguments, deadline=deadline)
+            reply = await state.run(script, keys, arguments, deadline=deadline)
             cached: list[Any] | None = [None, -2]
         elif self.store.shared:
             keys.append(cache.decision_key(question))
-            reply = await state.run(_AUTHORIZE, keys, arguments, deadline=deadline)
+            reply = await state.run(script, keys, arguments, deadline=deadline)
             cached = reply.value[2][3:] if len(reply.value) == _ADMITTED_PARTS else None
         else:
             reply, cached = await asyncio.gather(
-                state.run(_AUTHORIZE, keys, arguments, deadline=deadline),
+                state.run(script, keys, arguments, deadline=deadline),
                 # A cache that hangs must leave time to record what is then evaluated.
                 cache.read(question, deadline=deadline - self.budget / 2),
             )
         self.admission.judge(question.user_id, reply.value[0])
-        charge = self.limiter.read(identities, reply.value[1])
+        charge = self.limiter.read(charged, reply.value[1])
         if not charge.admitted:
             return charge, None
         return charge, cache.judge_split(reply.value[2], cached, reply.run_id, revision)
@@ -347,9 +353,8 @@ class Gateway:
         event = _event(
             request, question, question.user_id, allow=False, reason=reason, kind="refusal"
         )
-        name = self.limiter.keys([charge.refused])[0]
         recorded_as = await self.refusals.record(
-            name,
+            charge.name,
             event,
             identity=f"{kind}:{identity}",
             seconds_left=charge.refused_for,
@@ -357,7 +362,11 @@ class Gateway:
         )
         self.store.hub.emit(LimitRefused(kind))
         return LimitExceededError(
-            kind, retry_after=charge.retry_after, limits=charge.states, decision_id=recorded_as
+            kind,
+            retry_after=charge.retry_after,
+            limits=charge.states,
+            decision_id=recorded_as,
+            policy=charge.policy,
         )
 
 

@@ -158,10 +158,30 @@ TABLE: tuple[KeyPattern, ...] = (
         "ratelimit",
         "ratelimit:<kind>:<id>:<window>",
         "string",
-        "to the end of its window",
+        "to the end of its use",
         _S,
         "ratelimit",
         "request count; <kind> is user, ip or apikey, <window> seconds",
+        "id",
+    ),
+    KeyPattern(
+        "ratelimit_rule",
+        "ratelimit:<kind>:<id>:<window>:<rule>",
+        "string",
+        "to the end of its use",
+        _S,
+        "ratelimit",
+        "the same of a named rule: a count, or the state of another algorithm",
+        "id",
+    ),
+    KeyPattern(
+        "ratelimit_top",
+        "ratelimit:top",
+        "zset",
+        "to the end of the last window in it",
+        _S,
+        "ratelimit",
+        "the limits that are most used, at most 100",
     ),
     KeyPattern(
         "siem_event_queue",
@@ -317,6 +337,7 @@ class Keyspace:
         "policy_changes",
         "policy_generation",
         "policy_hot_requests",
+        "ratelimit_top",
         "siem_account",
         "siem_event_queue",
         "siem_failed_events",
@@ -333,6 +354,7 @@ class Keyspace:
         self._siem = siem
         self.policy_generation = "policy:generation"
         self.policy_hot_requests = "policy:hot_requests"
+        self.ratelimit_top = "ratelimit:top"
         # A channel, not a key: each invalidation is published there with its token.
         self.policy_changes = "policy:changes"
         self.generation_prefixes = (
@@ -380,7 +402,19 @@ class Keyspace:
 
     def ratelimit(self, kind: str, identity: str, window_seconds: int) -> str:
         """Name the counter of one identity. ``kind`` is ``user``, ``ip`` or ``apikey``."""
-        return f"ratelimit:{kind}:{encode_id(identity)}:{window_seconds}"
+        head, tail = self.ratelimit_parts(kind, window_seconds)
+        return head + encode_id(identity) + tail
+
+    def ratelimit_rule(self, kind: str, identity: str, window_seconds: int, rule: str) -> str:
+        """Name what one identity has used of a rule; ``rule`` stands as it is."""
+        head, tail = self.ratelimit_parts(kind, window_seconds, rule)
+        return head + encode_id(identity) + tail
+
+    def ratelimit_parts(self, kind: str, window_seconds: int, rule: str = "") -> tuple[str, str]:
+        """Tell what stands before and after the encoded identity in the names above."""
+        opening, closing = ("{", "}") if self.cluster else ("", "")
+        named = f":{rule}" if rule else ""
+        return f"ratelimit:{kind}:{opening}", f"{closing}:{window_seconds}{named}"
 
     def siem_inflight(self, worker: str) -> str:
         """Name the list of events that a worker has leased."""

@@ -20,6 +20,7 @@ from sark.admission import Admission
 from sark.batch import BatchRequest, authorize_many
 from sark.errors import ConfigurationError, InvalidRequestError, SettingsError
 from sark.events import Hub
+from sark.file_watch import FileWatcher, fingerprint
 from sark.gateway import Answer, Gateway, Request
 from sark.keyring import mac_key
 from sark.policy import PolicyCache, TtlTiers
@@ -35,9 +36,11 @@ from sark.policy.near import NearCache
 from sark.policy.near_feed import NearFeed
 from sark.policy.policy_file import PolicyFile, read_policy_file
 from sark.policy.question import check_text
-from sark.policy.reload import PolicyReloader, PolicyWatcher, Reloaded, fingerprint
+from sark.policy.reload import PolicyReloader, Reloaded
 from sark.policy.warm_up import WarmUp
-from sark.ratelimit import Limit, RateLimiter
+from sark.ratelimit import Limit, RateLimiter, Rules
+from sark.ratelimit.reload import LimitsReloader, ReloadedLimits
+from sark.ratelimit.rules_file import read_rules
 from sark.sessions import AccessTokens, RefreshTokens, SessionRules, Sessions
 from sark.sessions.tokens import (
     IssuerKeys,
@@ -76,6 +79,8 @@ class Runtime:
         sessions: Who is logged in.
         policies: Reads the policies again.
         watcher: Does so by itself when their files change.
+        limits: Reads the limits file again.
+        limits_watcher: Does so by itself when it changes.
     """
 
     settings: Settings
@@ -88,7 +93,9 @@ class Runtime:
     tokens: JwtAccessTokens
     sessions: Sessions
     policies: PolicyReloader
-    watcher: PolicyWatcher
+    watcher: FileWatcher
+    limits: LimitsReloader
+    limits_watcher: FileWatcher
 
     @property
     def admission(self) -> Admission:
@@ -147,6 +154,15 @@ class Runtime:
         """Read the policies again; see ``PolicyReloader.reload``."""
         return await self.policies.reload()
 
+    async def reload_limits(self) -> ReloadedLimits:
+        """Read the limits file again; see ``LimitsReloader.reload``."""
+        return await self.limits.reload()
+
+    def request_reload(self) -> None:
+        """Ask for all files to be read again soon; what comes of it is reported as events."""
+        self.watcher.request()
+        self.limits_watcher.request()
+
 
 @contextlib.asynccontextmanager
 async def open_runtime(
@@ -167,6 +183,9 @@ async def open_runtime(
     seen = fingerprint(paths)
     rules = read_policy_file(settings.policy_file)
     rules.check(settings.policies)
+    limits_paths = [] if settings.limits_file is None else [settings.limits_file]
+    limits_seen = fingerprint(limits_paths)
+    limit_rules = read_rules(settings.limits_file, default_limit(settings))
     async with contextlib.AsyncExitStack() as stack:
         evaluator = await stack.enter_async_context(_open_evaluator(settings, hub))
         embedded = None
@@ -185,7 +204,9 @@ async def open_runtime(
         tokens = await stack.enter_async_context(open_access_tokens(settings, hub))
         sessions = _sessions(settings, store, tokens, decisions.cache.generations)
         await stack.enter_async_context(background(sessions.sweep_forever(), "sark-sessions"))
-        gateway = _gateway(settings, store, decisions, sessions)
+        gateway = _gateway(settings, store, decisions, limit_rules, sessions)
+        near_limits = gateway.limiter.near
+        await stack.enter_async_context(background(near_limits.flush_forever(), "sark-near-limits"))
         stack.push_async_callback(gateway.queue.close)
         stack.push_async_callback(decisions.evaluations.close)
         if decisions.near is not None:
@@ -203,8 +224,15 @@ async def open_runtime(
         closing = gateway.refusals.close_due_forever(interval=REFUSALS_INTERVAL_SECONDS)
         await stack.enter_async_context(background(closing, "sark-refusals"))
         policies = _reloader(settings, decisions, hub)
-        watcher = PolicyWatcher(policies, paths, seen, interval=settings.policy_watch_interval)
+        watcher = FileWatcher(policies, paths, seen, interval=settings.policy_watch_interval)
         await stack.enter_async_context(background(watcher.run(), "sark-policies"))
+        limits = LimitsReloader(
+            gateway.limiter, settings.limits_file, default_limit(settings), hub=hub
+        )
+        limits_watcher = FileWatcher(
+            limits, limits_paths, limits_seen, interval=settings.policy_watch_interval
+        )
+        await stack.enter_async_context(background(limits_watcher.run(), "sark-limits"))
         yield Runtime(
             settings,
             hub,
@@ -217,6 +245,8 @@ async def open_runtime(
             sessions,
             policies,
             watcher,
+            limits,
+            limits_watcher,
         )
 
 
@@ -419,15 +449,33 @@ def _sessions(
     )
 
 
-def _gateway(settings: Settings, store: Store, decisions: Decisions, sessions: Sessions) -> Gateway:
+def default_limit(settings: Settings) -> Limit | None:
+    """Tell the limit of each identity that no rule decides."""
+    return Limit(settings.limit_per_minute) if settings.limit_per_minute else None
+
+
+def limiter_of(settings: Settings, store: Store, rules: Rules) -> RateLimiter:
+    """Make what charges by the rules."""
+    return RateLimiter(
+        store,
+        rules,
+        fallback=settings.limits_without_valkey,
+        processes=settings.expected_processes,
+        ipv6_prefix=settings.limit_ipv6_prefix,
+        budget=settings.request_budget_ms / 1000,
+    )
+
+
+def _gateway(
+    settings: Settings, store: Store, decisions: Decisions, limits: Rules, sessions: Sessions
+) -> Gateway:
     budget = settings.request_budget_ms / 1000
-    limit = Limit(settings.limit_per_minute) if settings.limit_per_minute else None
     bounds = QueueBounds(settings.siem_max_events, settings.siem_max_bytes)
     return Gateway(
         store,
         policies=settings.policies,
         decisions=decisions,
-        limiter=RateLimiter(store, limit),
+        limiter=limiter_of(settings, store, limits),
         queue=EventQueue(store, bounds, flush_timeout=budget),
         budget=budget,
         sessions=sessions,

@@ -63,9 +63,9 @@ async def test_an_answer_tells_all(server: ValkeyServer) -> None:
     assert (answer.cached, answer.ttl) == (False, 3600)
     assert UUID(answer.decision_id).version == 7
     assert answer.limits == (
-        LimitState("user", 100, 99, 600),
-        LimitState("ip", 100, 99, 600),
-        LimitState("apikey", 100, 99, 600),
+        LimitState("user", 100, 99, 600, 600, "user"),
+        LimitState("ip", 100, 99, 600, 600, "ip"),
+        LimitState("apikey", 100, 99, 600, 600, "apikey"),
     )
     assert (again.allow, again.reason, again.cached) == (True, "scripted", "valkey")
     assert again.ttl in (3599, 3600)
@@ -336,7 +336,10 @@ async def test_a_refused_request_is_neither_decided_nor_looked_up(server: Valkey
             await gateway.authorize(ask("bob", ip="10.0.0.1", policy="authz"))
     error = caught.value
     assert (error.kind, error.retry_after) == ("ip", 600)
-    assert error.limits == (LimitState("user", 2, 2, 600), LimitState("ip", 2, 0, 600))
+    assert error.limits == (
+        LimitState("user", 2, 2, 600, 600, "user"),
+        LimitState("ip", 2, 0, 600, 600, "ip"),
+    )
     assert (len(evaluator.asked), len(looked), [each.kind for each in refused]) == (
         1,
         asked,

@@ -50,7 +50,14 @@ async def ask(http: aiohttp.ClientSession, **fields: Any) -> dict[str, Any]:
 
 async def test_an_answer_has_exactly_the_documented_members(http: aiohttp.ClientSession) -> None:
     answer = await ask(http)
-    limit = {"kind": "user", "limit": 1000, "remaining": 999, "reset": 60}
+    limit = {
+        "kind": "user",
+        "limit": 1000,
+        "remaining": 999,
+        "reset": 60,
+        "window": 60,
+        "policy": "user",
+    }
     assert answer.pop("decision_id")
     assert 3240 <= answer.pop("ttl") <= 3600
     assert answer == {

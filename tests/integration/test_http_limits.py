@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from tests.support.service import SarkService, assert_problem, http_client
+from tests.support.structured_fields import parse_list
 
 LIMIT = 5
 _numbers = count()
@@ -52,14 +53,81 @@ async def test_a_refusal_says_who_and_how_long(http: aiohttp.ClientSession) -> N
     user = request()["user_id"]
     await exhaust(http, {"user_id": user})
     async with http.post("/v1/authorize", json=request(user_id=user)) as response:
-        problem = await assert_problem(response, 429, "rate-limited")
+        problem = await assert_problem(response, 429, "quota-exceeded")
         assert response.headers["Retry-After"] == str(problem["retry_after"])
     assert 0 < problem["retry_after"] <= 60
-    assert problem["limit"] == "user"
+    assert problem["limit"] == problem["policy"] == "user"
+    assert (problem["quota"], problem["window"]) == (LIMIT, 60)
+    assert problem["violated-policies"] == ["user"]
     (state,) = problem["limits"]
     assert 0 < state.pop("reset") <= 60
-    assert state == {"kind": "user", "limit": LIMIT, "remaining": 0}
+    assert state == {
+        "kind": "user",
+        "limit": LIMIT,
+        "remaining": 0,
+        "window": 60,
+        "policy": "user",
+    }
     assert problem["decision_id"]
+
+
+async def test_answers_tell_what_is_left(http: aiohttp.ClientSession) -> None:
+    user = request()["user_id"]
+    async with http.post("/v1/authorize", json=request(user_id=user, ip="::7")) as response:
+        (of_user, of_ip) = (await response.json())["limits"]
+        policies = {kind: {"q": LIMIT, "w": 60} for kind in ("user", "ip")}
+        assert parse_list(response.headers["RateLimit-Policy"]) == policies
+        assert parse_list(response.headers["RateLimit"]) == {
+            "user": {"r": LIMIT - 1, "t": of_user["reset"]},
+            "ip": {"r": LIMIT - 1, "t": of_ip["reset"]},
+        }
+        assert "Retry-After" not in response.headers
+    batch = {"user_id": user, "questions": [{"action": "x:read", "resource": "r"}] * (LIMIT - 1)}
+    async with http.post("/v1/authorize/batch", json=batch) as response:
+        assert parse_list(response.headers["RateLimit"])["user"]["r"] == 0
+    for path, body in (("", request(user_id=user, ip="::7")), ("/batch", batch)):
+        async with http.post(f"/v1/authorize{path}", json=body) as response:
+            problem = await assert_problem(response, 429, "quota-exceeded")
+            # Only the limit that refuses: Retry-After must not end before a window beside it.
+            assert parse_list(response.headers["RateLimit"]) == {
+                "user": {"r": 0, "t": problem["retry_after"]}
+            }
+            assert "user" in parse_list(response.headers["RateLimit-Policy"])
+
+
+async def test_what_they_tell_is_a_setting(tmp_path: Any) -> None:
+    with SarkService(
+        tmp_path,
+        SARK_LIMIT_PER_MINUTE=1,
+        SARK_RATELIMIT_HEADERS="refused",
+        SARK_LEGACY_RATELIMIT_HEADERS="seconds",
+    ) as service:
+        async with http_client(service) as http:
+            user = request()["user_id"]
+            async with http.post("/v1/authorize", json=request(user_id=user)) as response:
+                assert response.status == 200
+                assert not [name for name in response.headers if "ratelimit" in name.lower()]
+            async with http.post("/v1/authorize", json=request(user_id=user)) as response:
+                problem = await assert_problem(response, 429, "quota-exceeded")
+                assert response.headers["X-RateLimit-Limit"] == "1"
+                assert response.headers["X-RateLimit-Remaining"] == "0"
+                assert response.headers["X-RateLimit-Reset"] == str(problem["retry_after"])
+            async with http.get("/openapi.json") as response:
+                document = await response.json()
+    responses = document["paths"]["/v1/authorize"]["post"]["responses"]
+    assert responses["200"]["headers"] == {}
+    assert {"Retry-After", "RateLimit", "X-RateLimit-Reset"} <= responses["429"]["headers"].keys()
+
+
+async def test_the_document_tells_of_them(http: aiohttp.ClientSession) -> None:
+    async with http.get("/openapi.json") as response:
+        document = await response.json()
+    for path in ("/v1/authorize", "/v1/authorize/batch"):
+        responses = document["paths"][path]["post"]["responses"]
+        assert [*responses["200"]["headers"]] == ["RateLimit-Policy", "RateLimit"]
+        assert [*responses["429"]["headers"]] == ["Retry-After", "RateLimit-Policy", "RateLimit"]
+    problem = document["components"]["schemas"]["Problem"]["properties"]
+    assert {"policy", "quota", "window", "violated-policies"} <= problem.keys()
 
 
 @pytest.mark.parametrize(
@@ -72,7 +140,7 @@ async def test_ip_and_api_key_have_limits_of_their_own(
     await exhaust(http, {field: value})
     user = request()["user_id"]
     async with http.post("/v1/authorize", json=request(user_id=user, **{field: value})) as response:
-        problem = await assert_problem(response, 429, "rate-limited")
+        problem = await assert_problem(response, 429, "quota-exceeded")
     assert problem["limit"] == kind
     assert [state["kind"] for state in problem["limits"]] == ["user", kind]
     # The refused request charged nobody.

@@ -37,6 +37,11 @@ ROUTES = {
     "/v1/users/{user_id}/sessions": {"get", "delete"},
     "/v1/users/{user_id}/sessions/{session_id}": {"get", "delete"},
     "/.well-known/jwks.json": {"get"},
+    "/v1/limits": {"get"},
+    "/v1/limits/top": {"get"},
+    "/v1/limits/show": {"post"},
+    "/v1/limits/reset": {"post"},
+    "/v1/limits/reload": {"post"},
 }
 AUTHORIZE_STATUSES = {"200", "400", "401", "403", "413", "415", "422", "429", "503"}
 
@@ -82,8 +87,9 @@ async def test_ready_lists_the_parts(http: aiohttp.ClientSession) -> None:
     report = await get(http, "/health/ready")
     assert report["ready"] is True
     checks = {check.pop("part"): check for check in report["checks"]}
-    assert checks.keys() == {"valkey state", "audit queue", "evaluator"}
-    assert all(check["ok"] and check["required"] for check in checks.values())
+    assert checks.keys() == {"valkey state", "audit queue", "evaluator", "limits"}
+    assert all(check["ok"] for check in checks.values())
+    assert [part for part, check in checks.items() if not check["required"]] == ["limits"]
     assert "policies: authz, silent, broken" in checks["evaluator"]["detail"]
 
 

@@ -106,12 +106,16 @@ async def test_retry_after_is_rounded_up() -> None:
 
 
 async def test_a_refused_limit_carries_the_windows() -> None:
-    state = LimitState("ip", 5, 0, 42)
+    state = LimitState("ip", 5, 0, 42, 60, "ip")
     error = LimitExceededError("ip", retry_after=42, limits=(state,), decision_id="id-1")
     status, headers, problem = await get(app_that_raises(error))
     assert (status, headers["retry-after"]) == (429, "42")
     assert (problem["limit"], problem["decision_id"]) == ("ip", "id-1")
-    assert problem["limits"] == [{"kind": "ip", "limit": 5, "remaining": 0, "reset": 42}]
+    assert (problem["policy"], problem["quota"], problem["window"]) == ("ip", 5, 60)
+    assert problem["violated-policies"] == ["ip"]
+    assert problem["limits"] == [
+        {"kind": "ip", "limit": 5, "remaining": 0, "reset": 42, "window": 60, "policy": "ip"}
+    ]
 
 
 async def test_a_refused_token_is_answered_with_a_challenge() -> None:
@@ -131,7 +135,14 @@ def test_every_error_of_ours_was_thought_of() -> None:
     for error in ours - bugs:
         made = error.__new__(error)
         made.__dict__.update(
-            field="", reason="", retry_after=1, limits=(), kind="user", decision_id="", code=""
+            field="",
+            reason="",
+            retry_after=1,
+            limits=(),
+            kind="user",
+            policy="user",
+            decision_id="",
+            code="",
         )
         assert problems.problem_of(made).status != 500, error
     for error in bugs:

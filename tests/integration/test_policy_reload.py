@@ -16,10 +16,11 @@ import pytest
 
 from sark.errors import EvaluationError, PolicyError
 from sark.events import Hub, PoliciesReloaded, PolicyReloadFailed
+from sark.file_watch import FileWatcher, fingerprint
 from sark.gateway import Request
 from sark.policy import Question
 from sark.policy.policy_file import PolicyFile
-from sark.policy.reload import PolicyReloader, PolicyWatcher, fingerprint
+from sark.policy.reload import PolicyReloader
 from sark.runtime import Runtime, open_runtime
 from sark.settings import Settings
 from sark.settings._urls import ServerUrl
@@ -260,7 +261,7 @@ async def test_an_engine_that_is_away_is_asked_again(server: ValkeyServer, tmp_p
         hub = Hub()
         reloaded, failed = collect(hub)
         reloader = PolicyReloader(decisions, refresh, policies=("authz",), path=path, hub=hub)
-        watcher = PolicyWatcher(reloader, [path], (), interval=0.02)
+        watcher = FileWatcher(reloader, [path], (), interval=0.02)
         task = asyncio.create_task(watcher.run())
         try:
             await until(lambda: reloaded, within=10, what="the third attempt succeeds")

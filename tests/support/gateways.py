@@ -24,7 +24,7 @@ from sark.policy.evaluators import Evaluation, Evaluator
 from sark.policy.freshness import FreshnessSigner
 from sark.policy.generations import Generations
 from sark.policy.near_feed import NearFeed
-from sark.ratelimit import Identity, Limit, RateLimiter
+from sark.ratelimit import Identity, Limit, RateLimiter, Rules
 from sark.sessions import Sessions
 from sark.settings import Settings
 from sark.siem import AuditEvent, EventQueue, QueueBounds, Refusals, new_event_id, now
@@ -114,7 +114,7 @@ async def open_gateway(
     *,
     cache_url: str | None = None,
     policies: tuple[str, ...] = ("authz",),
-    limit: Limit | None = None,
+    limit: Limit | Rules | None = None,
     bounds: QueueBounds | None = None,
     tiers: TtlTiers | None = None,
     budget: float = PATIENCE_SECONDS,

@@ -47,6 +47,8 @@ SARK = Path(sys.executable).with_name("sark")
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
 QUEUE = "siem:event_queue"
+# The one problem type that isn't ours, from the draft of the RateLimit fields.
+QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 
 POLICIES = {
     "authz.rego": """package sark.authz
@@ -317,7 +319,8 @@ async def assert_problem(
     assert response.status == status, body
     assert response.headers["Content-Type"] == "application/problem+json"
     problem: dict[str, Any] = json.loads(body)
-    assert problem["type"] == (f"urn:sark:problem:{kind}" if kind else "about:blank"), problem
+    ours = f"urn:sark:problem:{kind}" if kind else "about:blank"
+    assert problem["type"] == (QUOTA_EXCEEDED if kind == "quota-exceeded" else ours), problem
     assert problem["status"] == status
     assert problem["title"]
     assert problem.get("field", "") == field, problem

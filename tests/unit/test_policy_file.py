@@ -31,8 +31,8 @@ from sark.policy.sensitivity_table import (
     SensitivityTable,
     is_pattern,
 )
-from sark.policy.toml_file import MAX_FILE_BYTES
-from sark.policy.toml_lines import TomlLines
+from sark.toml_file import MAX_FILE_BYTES
+from sark.toml_lines import TomlLines
 
 ROOT = Path(__file__).parents[2]
 HIGH, MEDIUM, LOW = Sensitivity.HIGH, Sensitivity.MEDIUM, Sensitivity.LOW

@@ -13,6 +13,7 @@ from sark.cli.cache import cache
 from sark.cli.demo import demo
 from sark.cli.keys import keys
 from sark.cli.keyspace import keyspace
+from sark.cli.limits import limits
 from sark.cli.serve import serve
 from sark.cli.sessions import sessions
 from sark.cli.settings import settings
@@ -52,6 +53,7 @@ for command in (serve, demo, authorize, settings, keyspace):
 app.add_typer(cache)
 app.add_typer(sessions)
 app.add_typer(keys)
+app.add_typer(limits)
 
 
 def run() -> None:

@@ -47,7 +47,7 @@ def serve(
     """Serve authorizations over HTTP, on an embedded Valkey unless VALKEY_URL is set.
 
     Everything else is set by environment variables; `sark settings` lists them. SIGHUP makes
-    it read the policies again.
+    it read the policies and the limits file again.
     """
     settings = load()
     check_exposure(settings)
@@ -106,14 +106,14 @@ def _with_admin_token(settings: Settings) -> tuple[Settings, str | None]:
 
 
 def _reload_on_hangup(runtime: Runtime, server: uvicorn.Server) -> None:
-    """Read the policies again on SIGHUP; when it says that the terminal is gone, stop instead."""
+    """Read the files again on SIGHUP; when it says that the terminal is gone, stop instead."""
     had_terminal = _has_terminal()
 
     def hung_up() -> None:
         if had_terminal and not _has_terminal():
             server.handle_exit(signal.SIGTERM, None)
         else:
-            runtime.watcher.request()
+            runtime.request_reload()
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hung_up)
 
@@ -152,7 +152,7 @@ def _config(runtime: Runtime, metrics: Metrics) -> uvicorn.Config:
         lifespan="off",
         log_config=None,
         access_log=False,
-        # A caller could name himself anew in X-Forwarded-For with each refusal, and fill the queue.
+        # Whom to believe is decided once, by TrustedProxies; it needs the peer as it is.
         proxy_headers=False,
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
@@ -219,7 +219,6 @@ def _print_summary(
 ) -> None:
     """Say what runs where; the generated admin token is shown here and nowhere else."""
     settings = runtime.settings
-    limit = settings.limit_per_minute
     decisions = runtime.gateway.decisions
     rows = {
         "service": f"{address}/v1/authorize",
@@ -227,7 +226,7 @@ def _print_summary(
         "valkey": _valkey(runtime),
         "policies": f"{', '.join(settings.policies)}, revision {decisions.revision}",
         "engine": decisions.evaluations.evaluator.description,
-        "limits": f"{limit:,} a minute for each user, ip and api key" if limit else "off",
+        "limits": _limits(runtime),
         "audit": f"siem:event_queue, at most {settings.siem_max_events:,} events",
         "tokens": _tokens(runtime),
         "public keys": f"{address}{JWKS_PATH}",
@@ -252,6 +251,14 @@ def _tokens(runtime: Runtime) -> str:
     issuers = [settings.token_issuer, *(each.issuer for each in settings.trusted_issuers or ())]
     signed = f"signed with {runtime.tokens.algorithm}, accepted from {', '.join(issuers)}"
     return f"{signed}; at most {settings.session_cap:,} sessions of each user"
+
+
+def _limits(runtime: Runtime) -> str:
+    rules = runtime.gateway.limiter.rules
+    each = rules.default and f"{rules.default.requests:,} a minute for each user, ip and api key"
+    if not rules.rules:
+        return each or "off"
+    return f"{len(rules.rules)} rules, else {each or 'none'}"
 
 
 def _valkey(runtime: Runtime) -> str:

@@ -11,6 +11,7 @@ from sark.http import (
     cache,
     invalidation,
     jwks,
+    limits,
     openapi,
     operations,
     problems,
@@ -20,7 +21,9 @@ from sark.http import (
 from sark.http.authorize import AUTHORIZE_PATH, authorize
 from sark.http.batch import BATCH_PATH, authorize_batch
 from sark.http.body_limit import BodyLimit
+from sark.http.client_address import TrustedProxies
 from sark.http.credentials import Credential
+from sark.http.ratelimit_fields import LimitFields
 from sark.http.service import Service
 from sark.http.shortcut import Shortcut
 from sark.ops.cache_stats import CacheCounts
@@ -39,6 +42,7 @@ def create_app(runtime: Runtime, metrics: Metrics) -> ASGIApp:
         metrics: What to show under ``/metrics``.
     """
     settings = runtime.settings
+    limit_fields = LimitFields.of(settings)
     app = FastAPI(
         title="SARK",
         version=sark.__version__,
@@ -60,15 +64,18 @@ def create_app(runtime: Runtime, metrics: Metrics) -> ASGIApp:
         session_counts=SessionCounts(runtime.hub),
         admin=Credential(settings.admin_token),
         caller=Credential(settings.service_token),
+        proxies=TrustedProxies.of(settings),
+        limit_fields=limit_fields,
     )
-    problems.install(app)
+    problems.install(app, limit_fields)
     app.add_route(AUTHORIZE_PATH, authorize, methods=["POST"], include_in_schema=False)
     app.add_route(BATCH_PATH, authorize_batch, methods=["POST"], include_in_schema=False)
     app.include_router(operations.router)
     app.include_router(invalidation.router)
     app.include_router(cache.router)
+    app.include_router(limits.router)
     app.include_router(sessions.router)
     app.include_router(user_sessions.router)
     app.include_router(jwks.router)
-    openapi.install(app)
+    openapi.install(app, limit_fields)
     return Shortcut(app, AUTHORIZE_PATH, authorize, max_bytes=settings.max_body_bytes)

@@ -30,6 +30,8 @@ async def authorize(request: HttpRequest) -> Response:
     access_token = await service.check_caller(request)
     question = await decode_body(request, _decode)
     if access_token is not None:
-        question = ask_as_user(request, question, access_token)
+        question = ask_as_user(question, access_token, service.peer(request))
     answer = await service.runtime.authorize(question)
-    return Response(_encode(answer), media_type="application/json")
+    response = Response(_encode(answer), media_type="application/json")
+    response.raw_headers += service.limit_fields.admitted(answer.limits)
+    return response

@@ -36,6 +36,9 @@ async def authorize_batch(request: HttpRequest) -> Response:
     access_token = await service.check_caller(request)
     batch = await decode_body(request, _decode)
     if access_token is not None:
-        batch = ask_as_user(request, batch, access_token)
+        batch = ask_as_user(batch, access_token, service.peer(request))
     answers = await authorize_many(service.runtime.gateway, batch)
-    return Response(_encode(BatchAnswer(answers)), media_type="application/json")
+    response = Response(_encode(BatchAnswer(answers)), media_type="application/json")
+    # Charged once, so each answer tells the same.
+    response.raw_headers += service.limit_fields.admitted(answers[0].limits)
+    return response

@@ -21,7 +21,7 @@ class Peer(NamedTuple):
     """Where a request comes from.
 
     Attributes:
-        ip: Address of the connection's peer; None on a socket without addresses.
+        ip: Address of the client; None on a socket without addresses.
         user_agent: Its ``User-Agent``.
     """
 
@@ -29,22 +29,20 @@ class Peer(NamedTuple):
     user_agent: str | None
 
     @classmethod
-    def of(cls, request: HttpRequest) -> Peer:
-        """Look at a request."""
-        # The zone of a link-local address is this machine's name for a network.
-        ip = request.client.host.partition("%")[0] if request.client else None
+    def of(cls, request: HttpRequest, ip: str | None) -> Peer:
+        """Look at a request from a client whose address was found."""
         user_agent = request.headers.get("user-agent")
         # No session begins with a longer one, so cutting it off lets nothing match.
         return cls(ip, user_agent and user_agent[: MAX_USER_AGENT_BYTES + 1])
 
 
-def ask_as_user(request: HttpRequest, asked: R, access_token: str) -> R:
+def ask_as_user(asked: R, access_token: str, peer: Peer) -> R:
     """Put what is known of a user in the place of what the user says.
 
     Args:
-        request: The request; its bearer token is the user's.
-        asked: Its body. ``ip`` and ``user_agent`` in it don't count.
-        access_token: The bearer token.
+        asked: The request's body. ``ip`` and ``user_agent`` in it don't count.
+        access_token: Its bearer token, which is the user's.
+        peer: Where it comes from.
 
     Raises:
         InvalidRequestError: The body has what only a trusted caller may say.
@@ -53,5 +51,4 @@ def ask_as_user(request: HttpRequest, asked: R, access_token: str) -> R:
         if getattr(asked, name) is not None:
             reason = "only a trusted caller may name one; here the bearer token is the user's"
             raise InvalidRequestError(name, reason)
-    peer = Peer.of(request)
     return replace(asked, access_token=access_token, ip=peer.ip, user_agent=peer.user_agent)

@@ -11,8 +11,11 @@ from fastapi.openapi.utils import get_openapi
 from sark.batch import BatchRequest
 from sark.gateway import Answer, Request
 from sark.http import openapi_admin, openapi_sessions
+from sark.http.authorize import AUTHORIZE_PATH
 from sark.http.batch import BATCH_PATH, BatchAnswer
 from sark.http.problems import Problem
+from sark.http.ratelimit_fields import LimitFields
+from sark.http.ratelimit_openapi import admitted_headers, refused_headers
 from sark.ops.health import Readiness
 from sark.ops.status import Status
 from sark.policy.question import MAX_ID_BYTES
@@ -53,13 +56,22 @@ _IDS = ("user_id", "action", "resource", "api_key_id")
 Schema = dict[str, Any]
 
 
-def install(app: FastAPI) -> None:
-    """Complete the OpenAPI document of an application."""
+def install(app: FastAPI, limit_fields: LimitFields) -> None:
+    """Complete the OpenAPI document of an application.
+
+    Args:
+        app: The application.
+        limit_fields: What the answers that were charged tell in header fields.
+    """
 
     def openapi() -> Schema:
         if app.openapi_schema is None:
             document = get_openapi(title=app.title, version=app.version, routes=app.routes)
             _complete(document)
+            for path in (AUTHORIZE_PATH, BATCH_PATH):
+                responses = document["paths"][path]["post"]["responses"]
+                responses["200"]["headers"] = admitted_headers(limit_fields)
+                responses["429"]["headers"] = refused_headers(limit_fields)
             app.openapi_schema = document
         return app.openapi_schema
 
@@ -89,7 +101,7 @@ def _complete(document: Schema) -> None:
     openapi_admin.complete(document)
     openapi_sessions.complete(document)
     paths["/metrics"]["get"]["responses"]["200"]["content"] = {"text/plain": {}}
-    paths["/v1/authorize"] = {
+    paths[AUTHORIZE_PATH] = {
         "post": {
             "summary": "Decide one request",
             "description": "Charges the rate limits, decides by policy, records an audit event.",

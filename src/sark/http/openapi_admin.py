@@ -8,9 +8,12 @@ import msgspec
 
 from sark.http.cache import ExplainRequest
 from sark.http.invalidation import Invalidated
+from sark.http.limits import LimitsOfSubject, LimitSubject, NearLimits, ResetLimits
 from sark.ops.cache_stats import CacheReport
 from sark.policy.explain import Explanation
 from sark.policy.reload import Reloaded
+from sark.ratelimit.reload import ReloadedLimits
+from sark.ratelimit.report import LimitsReport
 
 __all__ = ["complete"]
 
@@ -37,6 +40,11 @@ _ROUTES: tuple[tuple[str, str, str, type, dict[str, str]], ...] = (
     ("/v1/users/{user_id}/invalidate", "post", _NEVER_OLDER, Invalidated, _UNUSABLE),
     ("/v1/cache/invalidate", "post", _NEVER_OLDER, Invalidated, {}),
     ("/v1/cache/stats", "get", "Figures of this process and its cache", CacheReport, {}),
+    ("/v1/limits", "get", "The rules in force", LimitsReport, {}),
+    ("/v1/limits/top", "get", "The limits most used, the nearest first", NearLimits, _UNUSABLE),
+    ("/v1/limits/show", "post", "Every limit that may apply", LimitsOfSubject, _BODY),
+    ("/v1/limits/reset", "post", "How many limits begin again", ResetLimits, _BODY),
+    ("/v1/limits/reload", "post", "What is in force now", ReloadedLimits, _REFUSED),
     ("/v1/cache/explain", "post", "Where it would be answered from, and why", Explanation, _BODY),
 )
 _FRESHNESS = {
@@ -57,8 +65,8 @@ _USER_ID = {
 def complete(document: Schema) -> None:
     """Describe the answers of the admin routes, and what their tokens are for."""
     types = [route[3] for route in _ROUTES]
-    (*references, asked), schemas = msgspec.json.schema_components(
-        [*types, ExplainRequest], ref_template="#/components/schemas/{name}"
+    (*references, asked, subject), schemas = msgspec.json.schema_components(
+        [*types, ExplainRequest, LimitSubject], ref_template="#/components/schemas/{name}"
     )
     known = document["components"]["schemas"]
     known.update(schemas)
@@ -69,10 +77,12 @@ def complete(document: Schema) -> None:
             "200": {"description": text, "content": {"application/json": {"schema": schema}}},
             **{status: _problem(said) for status, said in sorted({**_ERRORS, **errors}.items())},
         }
-    document["paths"]["/v1/cache/explain"]["post"]["requestBody"] = {
-        "required": True,
-        "content": {"application/json": {"schema": asked}},
-    }
+    bodies = {"/v1/cache/explain": asked, "/v1/limits/show": subject, "/v1/limits/reset": subject}
+    for path, schema in bodies.items():
+        document["paths"][path]["post"]["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": schema}},
+        }
     # The route reads it from the path as it was sent, so that the framework doesn't know of it.
     document["paths"]["/v1/users/{user_id}/invalidate"]["post"]["parameters"] = [_USER_ID]
 

@@ -26,6 +26,7 @@ from sark.errors import (
     StoreError,
     UserMismatchError,
 )
+from sark.http.ratelimit_fields import QUOTA_EXCEEDED, LimitFields, refusing
 from sark.ops.logs import Quiet
 from sark.ratelimit import LimitState
 
@@ -34,6 +35,7 @@ __all__ = [
     "Problem",
     "install",
     "invalid_body",
+    "limit_response",
     "malformed_body",
     "problem_response",
 ]
@@ -60,7 +62,11 @@ class Problem(msgspec.Struct, omit_defaults=True):
         field: The offending field of the request.
         retry_after: Seconds after which asking again makes sense.
         limit: Which identity's limit refused: ``user``, ``ip`` or ``apikey``.
-        limits: Each identity's window.
+        policy: Name of the limit that refused.
+        quota: Most requests in its window.
+        window: Length of its window in seconds.
+        violated_policies: Names of all limits that refused.
+        limits: Each limit's state; without those in shadow mode, which are nothing to clients.
         decision_id: Id of the audit event of a refusal.
         code: Why a session or token was not accepted, such as ``expired``.
     """
@@ -72,6 +78,11 @@ class Problem(msgspec.Struct, omit_defaults=True):
     field: str = ""
     retry_after: int = 0
     limit: str = ""
+    policy: str = ""
+    quota: int = 0
+    window: int = 0
+    # The name that draft-ietf-httpapi-ratelimit-headers-11 gives it, section 5.1.
+    violated_policies: tuple[str, ...] = msgspec.field(default=(), name="violated-policies")
     limits: tuple[LimitState, ...] = ()
     decision_id: str = ""
     code: str = ""
@@ -102,6 +113,14 @@ def problem_response(problem: Problem, headers: Mapping[str, str] | None = None)
     return Response(_encode(problem), problem.status, sent, media_type="application/problem+json")
 
 
+def limit_response(error: LimitExceededError, fields: LimitFields) -> Response:
+    """Render the refusal of a rate limit: 429, and when to ask again."""
+    problem = _limited(error)
+    response = Response(_encode(problem), problem.status, media_type="application/problem+json")
+    response.raw_headers += fields.refused(problem.limits, error.policy, error.retry_after)
+    return response
+
+
 def problem_of(error: SarkError) -> Problem:
     """Describe an error of ours to an HTTP client. Addresses of servers stay in the logs."""
     match error:
@@ -114,17 +133,7 @@ def problem_of(error: SarkError) -> Problem:
                 error.field,
             )
         case LimitExceededError():
-            limits = tuple(state for state in error.limits if isinstance(state, LimitState))
-            return Problem(
-                "urn:sark:problem:rate-limited",
-                "Too many requests",
-                429,
-                str(error),
-                retry_after=error.retry_after,
-                limit=error.kind,
-                limits=limits,
-                decision_id=error.decision_id,
-            )
+            return _limited(error)
         case SessionError():
             return _refused_session(error)
         case AuditError() | StoreError() | IssuerUnavailableError():
@@ -157,8 +166,14 @@ def malformed_body(reason: str) -> HttpError:
     return HttpError(Problem("urn:sark:problem:malformed", "Malformed body", 400, detail))
 
 
-def install(app: FastAPI) -> None:
-    """Make every error of an application a problem document."""
+def install(app: FastAPI, limit_fields: LimitFields | None = None) -> None:
+    """Make every error of an application a problem document.
+
+    Args:
+        app: The application.
+        limit_fields: What refusals of rate limits tell in header fields.
+    """
+    fields = limit_fields or LimitFields()
     failed = Quiet(_log.warning)
 
     @app.exception_handler(SarkError)
@@ -167,6 +182,10 @@ def install(app: FastAPI) -> None:
         if problem.status >= 500:  # noqa: PLR2004 - the boundary of server errors
             failed("request failed", problem=problem.type, reason=str(error))
         return problem_response(problem, challenge_of(problem))
+
+    @app.exception_handler(LimitExceededError)
+    async def on_limit(_: Request, error: LimitExceededError) -> Response:
+        return limit_response(error, fields)
 
     @app.exception_handler(HttpError)
     async def on_http_error(_: Request, error: HttpError) -> Response:
@@ -221,6 +240,28 @@ def _refused_session(error: SessionError) -> Problem:
         error.reason,
         decision_id=error.decision_id,
         code=error.code,
+    )
+
+
+def _limited(error: LimitExceededError) -> Problem:
+    states = tuple(
+        state for state in error.limits if isinstance(state, LimitState) and not state.shadow
+    )
+    refused = next((state for state in states if state.policy == error.policy), None)
+    return Problem(
+        QUOTA_EXCEEDED,
+        "Too many requests",
+        429,
+        str(error),
+        retry_after=error.retry_after,
+        limit=error.kind,
+        policy=error.policy,
+        quota=refused.limit if refused else 0,
+        window=refused.window if refused else 0,
+        violated_policies=tuple(s.policy for s in refusing(states, error.policy))
+        or (error.policy,),
+        limits=states,
+        decision_id=error.decision_id,
     )
 
 

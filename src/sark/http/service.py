@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 
 from sark.admission import Actor
 from sark.http.callers import Peer
+from sark.http.client_address import TrustedProxies
 from sark.http.credentials import (
     Credential,
     bearer_of,
@@ -19,6 +20,7 @@ from sark.http.credentials import (
     unauthenticated,
 )
 from sark.http.problems import HttpError
+from sark.http.ratelimit_fields import LimitFields
 from sark.ops.cache_stats import CacheCounts
 from sark.ops.metrics import Metrics
 from sark.ops.session_stats import SessionCounts
@@ -39,6 +41,8 @@ class Service:
         session_counts: What it counts around sessions.
         admin: Opens the admin routes.
         caller: Required of trusted callers when it is set.
+        proxies: Who is believed where a request came from.
+        limit_fields: What answers tell of rate limits in header fields.
     """
 
     runtime: Runtime
@@ -47,6 +51,8 @@ class Service:
     session_counts: SessionCounts
     admin: Credential
     caller: Credential
+    proxies: TrustedProxies
+    limit_fields: LimitFields
 
     @property
     def deadline(self) -> float:
@@ -112,6 +118,10 @@ class Service:
             raise await self._refusal(request, "the access token is missing")
         return token
 
+    def peer(self, request: Request) -> Peer:
+        """Tell where a request comes from, as its connection and trusted proxies say."""
+        return Peer.of(request, self.proxies.client_address(request.scope))
+
     async def check_user(self, request: Request, user_id: str | None = None) -> AccessClaims:
         """Refuse who shows no access token of a living session.
 
@@ -123,7 +133,7 @@ class Service:
             HttpError: There is none; recorded.
             SessionError: It isn't accepted, or is another user's; recorded.
         """
-        peer = Peer.of(request)
+        peer = self.peer(request)
         return await self.runtime.admission.authenticate(
             await self.access_token(request),
             user_id=user_id,
@@ -148,7 +158,7 @@ class Service:
     async def _refusal(self, request: Request, detail: str) -> HttpError:
         """Record that a caller is refused; returns the 401 answer."""
         token_given = bearer_of(request.headers.get("authorization")) is not None
-        peer = request.client.host if request.client else "unknown"
+        peer = self.proxies.client_address(request.scope) or "unknown"
         event_id = await self.runtime.gateway.refuse_unauthenticated(peer, request.url.path)
         return unauthenticated(detail, token_given=token_given, decision_id=event_id)
 

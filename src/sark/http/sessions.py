@@ -111,7 +111,7 @@ async def begin(request: Request, service: ServiceOf) -> Response:
 async def refresh(request: Request, service: ServiceOf) -> Response:
     """Trade a refresh token, which is the credential, for new tokens."""
     asked = await decode_body(request, _decode_refresh)
-    peer = Peer.of(request)
+    peer = service.peer(request)
     if service.trusted(request) is not None:
         peer = Peer(asked.ip, asked.user_agent)
     grant = await service.runtime.admission.refresh(
@@ -123,7 +123,7 @@ async def refresh(request: Request, service: ServiceOf) -> Response:
 @router.get("/v1/sessions/current", openapi_extra=_USER)
 async def current(request: Request, service: ServiceOf) -> Response:
     """Tell the session of the access token."""
-    peer = Peer.of(request)
+    peer = service.peer(request)
     session = await service.runtime.admission.session(
         await service.access_token(request), ip=peer.ip, user_agent=peer.user_agent
     )
@@ -135,7 +135,7 @@ async def log_out(request: Request, service: ServiceOf) -> Response:
     """End the session of the access token."""
     claims = await service.check_user(request)
     revocation = await service.runtime.admission.revoke(
-        claims.user_id, claims.session_id, by="user", ip=Peer.of(request).ip
+        claims.user_id, claims.session_id, by="user", ip=service.peer(request).ip
     )
     return private_json(revocation)
 

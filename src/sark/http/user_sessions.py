@@ -9,7 +9,6 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from sark.errors import InvalidRequestError
-from sark.http.callers import Peer
 from sark.http.problems import HttpError, Problem
 from sark.http.service import ServiceOf
 from sark.http.sessions import private_json
@@ -63,7 +62,7 @@ async def end(request: Request, service: ServiceOf) -> Response:
     user_id, session_id = user_session_of(request.scope["raw_path"])
     actor = await service.check_owner(request, user_id)
     spared = _spared(request, allowed=session_id is None)
-    admission, ip = service.runtime.admission, Peer.of(request).ip
+    admission, ip = service.runtime.admission, service.peer(request).ip
     if session_id is None:
         ended = await admission.revoke_user(user_id, except_session=spared, by=actor, ip=ip)
     else:

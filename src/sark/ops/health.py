@@ -48,7 +48,7 @@ async def readiness(runtime: Runtime) -> Readiness:
     servers, queue, engine = await asyncio.gather(
         _servers(runtime), _queue(runtime), _evaluator(runtime)
     )
-    checks = (*servers, queue, engine)
+    checks = (*servers, queue, engine, _limits(runtime, servers))
     if runtime.settings.warm_ready_ms:
         warm_up = runtime.warm_up
         ok = not warm_up.holds_readiness
@@ -76,6 +76,15 @@ async def _evaluator(runtime: Runtime) -> Check:
     policies = ", ".join(runtime.gateway.policies)
     detail = f"revision {decisions.revision}, policies: {policies}"
     return Check("evaluator", ok=reason is None, required=True, detail=reason or detail)
+
+
+def _limits(runtime: Runtime, servers: list[Check]) -> Check:
+    limiter = runtime.gateway.limiter
+    away = any(server.required and not server.ok for server in servers)
+    detail = f"shared, revision {limiter.rules.revision}, {len(limiter.rules.rules)} rules"
+    if away:
+        detail = f"not shared, since Valkey does not answer: {limiter.fallback}"
+    return Check("limits", ok=not away, required=False, detail=detail)
 
 
 async def _queue(runtime: Runtime) -> Check:

@@ -26,6 +26,9 @@ from sark.events import (
     Hub,
     IssuerKeysFetched,
     IssuerUnavailable,
+    LimitFallback,
+    LimitsReloaded,
+    LimitsReloadFailed,
     PoliciesReloaded,
     PolicyReloadFailed,
     RefreshReused,
@@ -114,6 +117,7 @@ def report_events(hub: Hub) -> None:
     """Log what happens to the servers, the policies and the audit queue."""
     log = structlog.stdlib.get_logger("sark")
     audit, evaluation, cache = Quiet(log.error), Quiet(log.warning), Quiet(log.warning)
+    limits = Quiet(log.warning)
 
     def guard(event: GuardChanged) -> None:
         if event.is_open:
@@ -164,6 +168,12 @@ def report_events(hub: Hub) -> None:
     hub.on(
         PolicyReloadFailed,
         lambda e: log.error("policies refused, the running ones stay", reason=e.reason),
+    )
+    hub.on(LimitFallback, lambda e: limits("limits checked without valkey", mode=e.mode))
+    hub.on(LimitsReloaded, lambda e: log.info("limits reloaded", revision=e.revision))
+    hub.on(
+        LimitsReloadFailed,
+        lambda e: log.error("limits refused, the running ones stay", reason=e.reason),
     )
     hub.on(
         AuditRefused,

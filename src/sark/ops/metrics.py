@@ -26,7 +26,11 @@ from sark.events import (
     Hub,
     IssuerKeysFetched,
     IssuerUnavailable,
+    LimitFallback,
     LimitRefused,
+    LimitShadowed,
+    LimitsReloaded,
+    LimitsReloadFailed,
     Looked,
     NearCacheChanged,
     PoliciesReloaded,
@@ -101,6 +105,18 @@ class Metrics:
 
         hub.on(Decided, decided)
         hub.on(LimitRefused, lambda event: refused.labels(event.kind).inc())
+        self._count_limits(hub)
+
+    def _count_limits(self, hub: Hub) -> None:
+        shadow = self._counter(
+            "ratelimit_shadow_refused", "Requests that a limit would refuse", "policy"
+        )
+        fallback = self._counter("ratelimit_fallback", "Checks decided without Valkey", "mode")
+        reloads = self._counter("ratelimit_reloads", "Times that rules were changed", "result")
+        hub.on(LimitShadowed, lambda event: shadow.labels(event.policy).inc())
+        hub.on(LimitFallback, lambda event: fallback.labels(event.mode).inc())
+        hub.on(LimitsReloaded, lambda _: reloads.labels("changed").inc())
+        hub.on(LimitsReloadFailed, lambda _: reloads.labels("failed").inc())
 
     def _count_sessions(self, hub: Hub) -> None:
         created = self._counter("sessions_created", "Sessions begun")

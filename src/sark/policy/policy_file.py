@@ -32,8 +32,8 @@ from sark.policy.sensitivity_table import (
     SensitivityTable,
     is_pattern,
 )
-from sark.policy.toml_file import TomlFile, show, spell, where
-from sark.policy.toml_lines import KeyPath
+from sark.toml_file import TomlFile, show, spell, where
+from sark.toml_lines import KeyPath
 
 __all__ = ["PolicyFile", "PolicyRule", "read_policy_file"]
 

@@ -1,5 +1,30 @@
 """Rate limits that are exact across processes."""
 
-from sark.ratelimit.limits import Charge, Identity, Limit, LimitState, RateLimiter, canonical_ip
+from sark.ratelimit.address import canonical_ip, limited_ip
+from sark.ratelimit.limit import (
+    Algorithm,
+    Charge,
+    Identity,
+    Kind,
+    Limit,
+    LimitState,
+    parse_limit,
+)
+from sark.ratelimit.limits import RateLimiter
+from sark.ratelimit.plan import ChargePlan
+from sark.ratelimit.rules import Rules
 
-__all__ = ["Charge", "Identity", "Limit", "LimitState", "RateLimiter", "canonical_ip"]
+__all__ = [
+    "Algorithm",
+    "Charge",
+    "ChargePlan",
+    "Identity",
+    "Kind",
+    "Limit",
+    "LimitState",
+    "RateLimiter",
+    "Rules",
+    "canonical_ip",
+    "limited_ip",
+    "parse_limit",
+]

@@ -1,37 +1,52 @@
--- ratelimit_charge(first, count, at): charge fixed windows for several identities, all or nothing.
+-- ratelimit_charge(first, count, start): charge several limits, all or nothing.
 --
--- KEYS[first] to KEYS[first + count - 1]  counters, each of one identity
--- ARGV[at]                                how many requests to charge
--- ARGV[at + 1 + 2 * i], ARGV[at + 2 + 2 * i]
---                                         limit and window in milliseconds of counter i (from 0)
+-- KEYS[first] to KEYS[first + count - 1]  what is counted, each of one limit of one identity
+-- ARGV[start]                             a letter for each: f fixed, s sliding, g gcra; a capital
+--                                         one only reports (shadow mode)
+-- ARGV[start + 1 ..]                      three numbers for each: cost (0 only looks), requests, and
+--                                         length of the window in seconds; for gcra also the burst
 --
--- A window begins with the first request that is counted in it and ends when its key expires; the
--- TTL is set once, never renewed. A counter that lost its TTL is given a new window.
+-- Returns {admitted, now, two or three for each limit ...}: 0 when a limit refuses, else 1 and, for
+-- each limit i (from 1) that would have refused but only reports, 2^i more; the server's time in
+-- microseconds; and, as it is after this call: requests used and milliseconds left (fixed); current,
+-- previous and microseconds gone (sliding); microseconds ahead and parts (gcra).
 --
--- Returns {admitted (1 or 0), used 1, left 1 in milliseconds, used 2, left 2, ...}: the requests
--- counted in each window after this call, and the time until it ends.
---
--- Atomic because a request that one counter refuses must not be charged on the others, and two
+-- Atomic because a request that one limit refuses must not be charged on the others, and two
 -- requests may not both take the last place.
-local function ratelimit_charge(first, count, at)
+local function ratelimit_charge(first, count, start)
   if count == 0 then return {1} end
-  local reply, cost = {1}, tonumber(ARGV[at])
-  local counted = server.call('MGET', unpack(KEYS, first, first + count - 1))
-  for i = 0, count - 1 do
-    local used = tonumber(counted[i + 1] or 0)
-    if used + cost > tonumber(ARGV[at + 1 + 2 * i]) then reply[1] = 0 end
-    reply[2 + 2 * i] = used
-  end
-  for i = 0, count - 1 do
-    local key, window = KEYS[first + i], tonumber(ARGV[at + 2 + 2 * i])
-    local left = reply[2 + 2 * i] > 0 and server.call('PTTL', key) or -2
-    if reply[1] == 1 then
-      reply[2 + 2 * i] = server.call('INCRBY', key, cost)
-      if left < 0 then server.call('PEXPIRE', key, window) end
-    elseif left == -1 then
-      server.call('PEXPIRE', key, window)
+  local keys, args, now = KEYS, ARGV, now_us()
+  local stored = server.call('MGET', unpack(keys, first, first + count - 1))
+  local reply, full, after, part = ratelimit_judge(first, count, start, now, stored)
+  if reply[1] == 0 then return reply end
+  local at, place, moment = start + 1, 3, (now - now % 1000) / 1000
+  for i = 1, count do
+    local key, letter, cost = keys[first + i - 1], string.byte(args[start], i), args[at]
+    local charged = not full[i] and cost ~= '0'
+    if letter == 102 or letter == 70 then
+      if charged and reply[place] > 0 then
+        reply[place] = server.call('INCRBY', key, cost)
+      elseif charged then
+        ratelimit_keep(key, stored[i], cost, moment + reply[place + 1])
+        reply[place] = cost + 0
+      end
+      at, place = at + 3, place + 2
+    elseif letter == 115 or letter == 83 then
+      if charged then
+        local from, current = now - reply[place + 2], reply[place] + cost
+        local value = string.format('s%.0f:%.0f:%.0f', from, current, reply[place + 1])
+        ratelimit_keep(key, stored[i], value, math.ceil(from / 1000) + args[at + 2] * 2000)
+        reply[place] = current
+      end
+      at, place = at + 3, place + 3
+    else
+      if charged then
+        local value = string.format('g%.0f:%.0f', now + after[i], part[i])
+        ratelimit_keep(key, stored[i], value, math.ceil((now + after[i] + 1) / 1000))
+        reply[place], reply[place + 1] = after[i], part[i]
+      end
+      at, place = at + 4, place + 2
     end
-    reply[3 + 2 * i] = left < 0 and window or left
   end
   return reply
 end

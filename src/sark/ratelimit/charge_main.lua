@@ -1,2 +1,2 @@
--- The charge alone: KEYS are the counters, ARGV the cost, their limits and windows.
+-- The charge alone: KEYS are what is counted, ARGV as in ratelimit_charge.
 return ratelimit_charge(1, #KEYS, 1)

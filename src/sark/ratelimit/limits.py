@@ -1,118 +1,117 @@
-"""Fixed-window rate limits for the identities of a request, charged together.
+"""The rate limiter: charges requests against the limits of all their identities at once.
 
-A request names up to three identities: its user, its ip address and its api key. Each has a
-counter of its own; all are charged by one script, and a request that one of them refuses charges
-none. The window begins with the first request counted in it and is never extended, so a client
-that keeps below its limit is never refused, and one that retries while refused is not punished
-for it.
+A request names up to three identities: its user, its ip address and its api key. The rules say
+which limits apply to each (``rules``); all of them are charged by one script in one round trip, and
+a request that one of them refuses charges none. So a client that retries while it is refused is not
+punished for it.
+
+When Valkey does not answer, ``check`` counts in this process (``local``), or lets everything pass,
+or fails, as it is told. Within ``authorize()`` a request fails without Valkey anyway.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from ipaddress import ip_address
+from copy import copy
 from typing import Literal
 
-import msgspec
+from sark.errors import (
+    ConnectionLostError,
+    StoreError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+)
+from sark.events import LimitFallback, LimitRefused, LimitShadowed
+from sark.ratelimit.address import canonical_ip
+from sark.ratelimit.limit import Charge, Identity, Limit
+from sark.ratelimit.local import LocalLimits
+from sark.ratelimit.near_limits import NearLimits
+from sark.ratelimit.plan import FREE, ChargePlan, denial, read_charge, verdict_of
+from sark.ratelimit.planner import Planner
+from sark.ratelimit.rules import Rules
+from sark.store import Argument, ScriptCall, Store, load_script
 
-from sark.errors import InvalidRequestError
-from sark.keyspace import Keyspace
-from sark.store import Store, load_script
+__all__ = ["CHARGE_FRAGMENTS", "PLAIN_FRAGMENTS", "Fallback", "RateLimiter"]
 
-__all__ = ["Charge", "Identity", "Limit", "LimitState", "RateLimiter", "canonical_ip"]
+Fallback = Literal["local", "open", "closed"]
 
-Kind = Literal["user", "ip", "apikey"]
-Identity = tuple[Kind, str]
-
-CHARGE_FRAGMENT = ("sark.ratelimit", "charge.lua")
-_CHARGE = load_script("ratelimit.charge", CHARGE_FRAGMENT, ("sark.ratelimit", "charge_main.lua"))
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """So many requests in a window.
-
-    Attributes:
-        requests: Most requests per window.
-        window_seconds: Length of the window.
-    """
-
-    requests: int
-    window_seconds: int = 60
+DEFAULT_BUDGET_SECONDS = 0.25
+_AWAY = (StoreUnavailableError, StoreTimeoutError, ConnectionLostError)
 
 
-class LimitState(msgspec.Struct, frozen=True):
-    """One identity's window after a request.
-
-    Attributes:
-        kind: ``user``, ``ip`` or ``apikey``.
-        limit: Most requests per window.
-        remaining: Requests left in this window.
-        reset: Seconds until the window ends, rounded up.
-    """
-
-    kind: Kind
-    limit: int
-    remaining: int
-    reset: int
+def _fragments(*names: str) -> tuple[tuple[str, str], ...]:
+    return tuple(("sark.ratelimit", f"{name}.lua") for name in names)
 
 
-class Charge(msgspec.Struct, frozen=True):
-    """The outcome of charging a request.
-
-    Attributes:
-        admitted: Whether the request may go on.
-        states: Each identity's window, in the order of the identities.
-        refused: The first identity that is at its limit, when not admitted.
-        retry_after: Seconds until every refusing window has ended; 0 when admitted.
-        refused_for: Seconds until the window of ``refused`` ends, exactly; 0 when admitted.
-    """
-
-    admitted: bool
-    states: tuple[LimitState, ...]
-    refused: Identity | None = None
-    retry_after: int = 0
-    refused_for: float = 0.0
-
-
-@lru_cache(maxsize=8192)
-def canonical_ip(text: str) -> str:
-    """Spell an ip address in its one canonical form.
-
-    An IPv4 address that is mapped into IPv6 is the IPv4 address. A zone (``%eth0``) is refused:
-    it is free text, by which one address would have as many counters as it likes.
-
-    Raises:
-        InvalidRequestError: It is none.
-    """
-    try:
-        address = None if "%" in text else ip_address(text)
-    except ValueError:
-        address = None
-    if address is None:
-        raise InvalidRequestError("ip", "got no IPv4 or IPv6 address")
-    mapped = getattr(address, "ipv4_mapped", None)
-    return str(mapped or address)
+# Both define ``ratelimit_charge`` and need the clock before them. The plain ones are for selections
+# that are plain, the others for all.
+PLAIN_FRAGMENTS = _fragments("convert", "fixed", "charge_plain")
+CHARGE_FRAGMENTS = _fragments("convert", "fixed", "sliding", "gcra", "judge", "keep", "charge")
+_CLOCK = ("sark.store", "clock.lua")
+_MAIN = ("sark.ratelimit", "charge_main.lua")
+_CHARGE = load_script("ratelimit.charge", _CLOCK, *CHARGE_FRAGMENTS, _MAIN)
+_CHARGE_PLAIN = load_script("ratelimit.charge_plain", _CLOCK, *PLAIN_FRAGMENTS, _MAIN)
+_REFUND = load_script("ratelimit.refund", _CLOCK, ("sark.ratelimit", "refund.lua"))
 
 
 class RateLimiter:
-    """Charges requests against one limit per identity.
+    """Charges requests against limits.
 
     Args:
-        store: Where the counters live.
-        limit: The limit of each identity; None switches limits off.
+        store: Where it is counted.
+        limits: The rules, or the one limit of every identity; None switches limits off.
+        fallback: What to do while Valkey does not answer: count ``local``, be ``open``, or be
+            ``closed``, which raises the error.
+        processes: How many processes share a limit: each counts its part of it while it is local.
+        ipv6_prefix: Bits of an IPv6 address by which it is limited.
+        budget: Seconds for a check that is given no deadline.
+
+    Attributes:
+        plan: Says what a request is charged; see ``Planner.plan``.
+        plan_many: Likewise of several questions; see ``Planner.plan_many``.
+        near: Who is near a limit.
+        fallback: As given.
     """
 
-    def __init__(self, store: Store, limit: Limit | None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        limits: Rules | Limit | None,
+        *,
+        fallback: Fallback = "local",
+        processes: int = 1,
+        ipv6_prefix: int = 64,
+        budget: float = DEFAULT_BUDGET_SECONDS,
+    ) -> None:
         self._store = store
-        self._limit = limit
+        rules = limits if isinstance(limits, Rules) else Rules(limits)
+        self._plan_by(Planner(store.keys, rules, ipv6_prefix=ipv6_prefix))
+        self.fallback = fallback
+        self.near = NearLimits(store)
+        self._local = LocalLimits(processes)
+        self._budget = budget
 
     @property
-    def most_at_once(self) -> int | None:
-        """Most requests that can be charged together; None without limits."""
-        return None if self._limit is None else self._limit.requests
+    def rules(self) -> Rules:
+        """The rules in force; they may be replaced at any time."""
+        return self._planner.rules
+
+    @rules.setter
+    def rules(self, rules: Rules) -> None:
+        self._planner.rules = rules
+
+    def with_rules(self, rules: Rules) -> RateLimiter:
+        """Make a limiter of other rules that shares all the rest, also what it counts locally."""
+        derived, planner = copy(self), copy(self._planner)
+        planner.rules = rules
+        derived._plan_by(planner)  # noqa: SLF001 - of this very class
+        return derived
+
+    def _plan_by(self, planner: Planner) -> None:
+        self._planner = planner
+        self.plan = planner.plan
+        self.plan_many = planner.plan_many
 
     def identities(
         self, user_id: str, ip: str | None, api_key_id: str | None
@@ -127,56 +126,192 @@ class RateLimiter:
             found.append(("ip", canonical_ip(ip)))
         if api_key_id is not None:
             found.append(("apikey", api_key_id))
-        return tuple(found) if self._limit is not None else ()
+        return tuple(found) if self.rules.limits_anything else ()
 
-    def keys(self, identities: Sequence[Identity]) -> list[str]:
-        """Name the identities' counters."""
-        if self._limit is None:
-            return []
-        keys: Keyspace = self._store.keys
-        window = self._limit.window_seconds
-        return [keys.ratelimit(kind, identity, window) for kind, identity in identities]
-
-    def arguments(self, identities: Sequence[Identity], *, cost: int = 1) -> tuple[int, ...]:
-        """Spell a cost and the limits as the script takes them."""
-        if self._limit is None:
-            return (cost,)
-        limit = (self._limit.requests, self._limit.window_seconds * 1000)
-        return (cost, *(limit * len(identities)))
-
-    def read(self, identities: Sequence[Identity], reply: list[int], *, cost: int = 1) -> Charge:
-        """Interpret the script's reply; no I/O."""
-        limit = self._limit
-        if limit is None:
-            return Charge(admitted=True, states=())
-        states = tuple(
-            LimitState(kind, limit.requests, max(0, limit.requests - used), -(-left // 1000))
-            for (kind, _), used, left in zip(identities, reply[1::2], reply[2::2], strict=True)
-        )
-        if reply[0]:
-            return Charge(admitted=True, states=states)
-        full = [i for i, state in enumerate(states) if state.remaining < cost]
-        wait = max(states[i].reset for i in full)
-        first = full[0]
-        return Charge(
-            admitted=False,
-            states=states,
-            refused=identities[first],
-            retry_after=max(1, wait),
-            refused_for=reply[2 + 2 * first] / 1000,
-        )
+    def read(self, plan: ChargePlan, reply: Sequence[int]) -> Charge:
+        """Interpret the script's reply, and report what it tells; no I/O."""
+        charge = read_charge(plan, reply)
+        for number, state in enumerate(charge.states):
+            if state.remaining * 2 < (state.burst or state.limit):
+                self.near.note(plan.keys[number], state.burst or state.limit, state)
+        if charge.shadow:
+            self._report_shadow(plan, charge)
+        return charge
 
     async def check(
-        self, identities: Sequence[Identity], *, deadline: float | None = None
+        self,
+        identities: Sequence[Identity],
+        *,
+        action: str = "",
+        path: str = "",
+        tier: str = "",
+        cost: int | None = None,
+        deadline: float | None = None,
     ) -> Charge:
         """Charge one request: one round trip. Never repeated when its outcome is unknown.
+
+        Args:
+            identities: Who asks. An IPv6 address counts for its network.
+            action: What is asked for, such as ``server:read``; selects rules.
+            path: The path of an HTTP request; likewise.
+            tier: The caller's plan, from a verified claim and never from what the caller says
+                itself; likewise.
+            cost: How many requests it counts as; left out, what the rules say of the action.
+            deadline: On the event loop's clock, in seconds; left out, now plus the budget.
+
+        Raises:
+            InvalidRequestError: An ip is no address, or the cost is more than a limit ever admits.
+            StoreError: The server did not answer and the limiter is to be closed then, or it
+                answered with an error.
+        """
+        plan = self.plan(identities, action=action, path=path, tier=tier, cost=cost)
+        if plan.denied is not None:
+            self._store.hub.emit(LimitRefused(plan.denied[0]))
+            return denial(plan.denied)
+        if not plan.keys:
+            return FREE
+        if deadline is None:
+            deadline = asyncio.get_running_loop().time() + self._budget
+        try:
+            script = _CHARGE_PLAIN if plan.selection.plain else _CHARGE
+            reply = await self._store.state.run(
+                script, plan.keys, plan.selection.arguments, deadline=deadline
+            )
+        except _AWAY as error:
+            charge = self._without_store(plan, error)
+        else:
+            if self._local:
+                self._local.clear()
+            charge = self.read(plan, reply.value)
+        if charge.refused is not None:
+            self._store.hub.emit(LimitRefused(charge.refused[0]))
+        return charge
+
+    async def consume(
+        self, identities: Sequence[Identity], cost: int, *, deadline: float | None = None
+    ) -> Charge:
+        """Charge a cost that the caller knows, whatever the rules say of actions; as ``check``."""
+        return await self.check(identities, cost=cost, deadline=deadline)
+
+    async def peek(
+        self,
+        identities: Sequence[Identity],
+        *,
+        action: str = "",
+        path: str = "",
+        tier: str = "",
+        deadline: float | None = None,
+    ) -> Charge:
+        """Tell what ``check`` would answer, and charge nothing.
 
         Raises:
             StoreError: The server did not answer.
         """
-        if not identities:
-            return Charge(admitted=True, states=())
-        reply = await self._store.state.run(
-            _CHARGE, self.keys(identities), self.arguments(identities), deadline=deadline
+        plan = self.plan(identities, action=action, path=path, tier=tier)
+        if plan.denied is not None:
+            return denial(plan.denied)
+        if not plan.keys:
+            return FREE
+        reply = await self._look(plan, deadline)
+        return read_charge(plan, [verdict_of(plan, reply), *reply[1:]])
+
+    async def show(self, identity: Identity, *, deadline: float | None = None) -> Charge:
+        """Tell the state of every limit that may apply to an identity, in use or not.
+
+        Raises:
+            InvalidRequestError: An ip is no address.
+            StoreError: The server did not answer.
+        """
+        plan = self._planner.every(identity)
+        if not plan.keys:
+            return FREE
+        reply = await self._look(plan, deadline)
+        return read_charge(plan, [1, *reply[1:]])
+
+    async def reset(self, identity: Identity, *, deadline: float | None = None) -> int:
+        """Forget what an identity has used.
+
+        Returns:
+            How many of its limits had been in use.
+
+        Raises:
+            InvalidRequestError: An ip is no address.
+            StoreError: The server did not answer.
+        """
+        plan = self._planner.every(identity)
+        self._local.forget(plan.keys)
+        self.near.forget(plan.keys)
+        if not plan.keys:
+            return 0
+        state = self._store.state
+        found: int = await state.execute("UNLINK", *plan.keys, deadline=deadline, idempotent=True)
+        await self.near.remove(plan.keys, deadline=deadline)
+        return found
+
+    def look(self, plan: ChargePlan) -> ScriptCall:
+        """Build the call that looks at a plan's limits and charges nothing."""
+        arguments: list[Argument] = [plan.selection.letters]
+        for each in plan.selection.applied:
+            arguments += each.arguments(0)
+        return ScriptCall(_CHARGE, plan.keys, arguments)
+
+    async def refund(
+        self, plan: ChargePlan, reply: Sequence[int], *, deadline: float | None = None
+    ) -> int:
+        """Give back what an admitted charge took, because another one was refused.
+
+        For a cluster, where the limits of a request live in several slots: they are charged
+        concurrently, and what was admitted is given back when one of them refuses.
+
+        Args:
+            plan: What was charged; all of its keys in one slot.
+            reply: What the script returned.
+            deadline: As in ``check``.
+
+        Returns:
+            How many limits were given back; what has ended meanwhile is not.
+        """
+        arguments: list[int] = []
+        letters, keys = "", []
+        figures = plan.figures(reply)
+        selection = plan.selection
+        for number, (each, cost) in enumerate(zip(selection.applied, selection.costs, strict=True)):
+            if reply[0] >> (number + 1) & 1:
+                continue  # in shadow mode, and not charged
+            letters += each.letter.lower()
+            keys.append(plan.keys[number])
+            limit = each.limit
+            arguments += [cost, limit.requests, limit.window_seconds, figures[number][-1]]
+        if not keys:
+            return 0
+        answer = await self._store.state.run(
+            _REFUND, keys, [letters, reply[1], *arguments], deadline=deadline
         )
-        return self.read(identities, reply.value)
+        given: int = answer.value
+        return given
+
+    def _without_store(self, plan: ChargePlan, error: StoreError) -> Charge:
+        self._store.hub.emit(LimitFallback(self.fallback))
+        if self.fallback == "closed":
+            raise error
+        if self.fallback == "open":
+            return Charge(admitted=True, states=(), source="open")
+        part, reply = self._local.charge(plan)
+        charge = read_charge(part, reply, "local")
+        self._report_shadow(part, charge)
+        return charge
+
+    async def _look(self, plan: ChargePlan, deadline: float | None) -> Sequence[int]:
+        if deadline is None:
+            deadline = asyncio.get_running_loop().time() + self._budget
+        script, keys, arguments = self.look(plan)
+        reply = await self._store.state.run(
+            script, keys, arguments, deadline=deadline, idempotent=True
+        )
+        figures: Sequence[int] = reply.value
+        return figures
+
+    def _report_shadow(self, plan: ChargePlan, charge: Charge) -> None:
+        for policy in charge.shadow:
+            kind = next(each.kind for each in plan.selection.applied if each.policy == policy)
+            self._store.hub.emit(LimitShadowed(kind, policy))

@@ -13,14 +13,17 @@ Code that needs the password inside a ``ServerUrl`` or the text of a ``SecretStr
 
 from __future__ import annotations
 
-from sark.settings._kinds import HostPort, TrustedIssuer
+from sark.settings._kinds import HostPort, TrustedIssuer, TrustedNetwork
 from sark.settings._load import READ_ELSEWHERE, load
 from sark.settings._model import Settings
 from sark.settings._rows import SettingRow, Source, describe, render_markdown
 from sark.settings._rules import (
     CacheKey,
+    LegacyHeaders,
     LogFormat,
     LogLevel,
+    ProxyHeader,
+    SentHeaders,
     SessionBind,
     SessionCapPolicy,
     TokenAlgorithm,
@@ -33,8 +36,11 @@ __all__ = [
     "READ_ELSEWHERE",
     "CacheKey",
     "HostPort",
+    "LegacyHeaders",
     "LogFormat",
     "LogLevel",
+    "ProxyHeader",
+    "SentHeaders",
     "ServerUrl",
     "SessionBind",
     "SessionCapPolicy",
@@ -44,6 +50,7 @@ __all__ = [
     "TokenAlgorithm",
     "Topology",
     "TrustedIssuer",
+    "TrustedNetwork",
     "check_exposure",
     "describe",
     "is_loopback",

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import GetCoreSchemaHandler, Secret, SecretStr
 from pydantic_core import CoreSchema, core_schema
@@ -45,6 +45,10 @@ _HOST_AND_PORT = re.compile(r"(?:\[(?P<ipv6>[^\]]+)\]|(?P<name>[^:\[\]]+)):(?P<p
 _PORTS = range(1, 65536)
 # An issuer may hold an "=" as well; its keys' address begins at the first one before a scheme.
 _TRUSTED = re.compile(r"(?P<issuer>[!-+\--~]{1,256}?)=(?P<url>https?://[!-+\--~]+)")
+
+
+TrustedNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network | Literal["unix"]
+"""Where proxies may be: a network, or a Unix socket."""
 
 
 class HostPort(NamedTuple):
@@ -236,6 +240,19 @@ def trusted_issuers() -> Kind:
     return Kind("list", ACCEPTED_ISSUERS, parse, is_url=True)
 
 
+def networks() -> Kind:
+    """A comma separated list of networks; ``unix`` stands for peers on a Unix socket."""
+
+    def parse(value: object) -> tuple[TrustedNetwork, ...]:
+        return tuple(map(_network, _items(value)))
+
+    return Kind(
+        "list",
+        "comma separated networks such as 10.0.0.0/8, addresses, or 'unix'; not the whole internet",
+        parse,
+    )
+
+
 def path() -> Kind:
     """A file or folder, absolute or relative to the working directory."""
 
@@ -325,3 +342,12 @@ def _trusted_issuer(item: str) -> TrustedIssuer:
     if match is None:
         raise ValueError("not an issuer and an address")
     return TrustedIssuer(match["issuer"], check_jwks_url(match["url"]))
+
+
+def _network(item: str) -> TrustedNetwork:
+    if item == "unix":
+        return "unix"
+    network = ipaddress.ip_network(item)
+    if network.prefixlen == 0:
+        raise ValueError("everybody would be trusted")
+    return network

@@ -13,11 +13,15 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from sark.errors import SettingsError
 from sark.settings import _kinds as kinds
 from sark.settings._environment import EnvironmentSource, variable_of
-from sark.settings._kinds import HostPort, Kind, TrustedIssuer
+from sark.settings._kinds import HostPort, Kind, TrustedIssuer, TrustedNetwork
 from sark.settings._rules import (
     CacheKey,
+    LegacyHeaders,
+    LimitsWithoutValkey,
     LogFormat,
     LogLevel,
+    ProxyHeader,
+    SentHeaders,
     SessionBind,
     SessionCapPolicy,
     TokenAlgorithm,
@@ -121,6 +125,45 @@ class Settings(BaseSettings):
         validation_alias="SARK_PORT",
         description="Port on which the service listens; 0 takes any free one.",
     )
+    trusted_proxies: Annotated[tuple[TrustedNetwork, ...] | None, kinds.networks()] = Field(
+        default=None,
+        validation_alias="SARK_TRUSTED_PROXIES",
+        description=(
+            "Networks of the proxies that are believed where a request came from. Unset, like "
+            "`SARK_TRUSTED_PROXY_COUNT`: the client's address is the peer's."
+        ),
+    )
+    trusted_proxy_count: Annotated[int | None, kinds.whole(1, 32, "proxies")] = Field(
+        default=None,
+        validation_alias="SARK_TRUSTED_PROXY_COUNT",
+        description=(
+            "How many proxies a request passes before it arrives here. With "
+            "`SARK_TRUSTED_PROXIES` each of them must also be in one of the networks."
+        ),
+    )
+    proxy_header: Annotated[ProxyHeader, kinds.choice("x-forwarded-for", "forwarded")] = Field(
+        default="x-forwarded-for",
+        validation_alias="SARK_PROXY_HEADER",
+        description="Where trusted proxies write the address; the other header is never read.",
+    )
+    ratelimit_headers: Annotated[SentHeaders, kinds.choice("always", "refused", "off")] = Field(
+        default="always",
+        validation_alias="SARK_RATELIMIT_HEADERS",
+        description=(
+            "Which answers carry `RateLimit` and `RateLimit-Policy`: all that were charged, the "
+            "refused (429), or none. `Retry-After` is sent with every 429."
+        ),
+    )
+    legacy_ratelimit_headers: Annotated[LegacyHeaders, kinds.choice("off", "seconds", "epoch")] = (
+        Field(
+            default="off",
+            validation_alias="SARK_LEGACY_RATELIMIT_HEADERS",
+            description=(
+                "Whether they carry `X-RateLimit-Limit`, `-Remaining` and `-Reset` too, the last "
+                "in seconds from now or as Unix time."
+            ),
+        )
+    )
     admin_token: Annotated[SecretStr | None, _TOKEN] = Field(
         default=None,
         validation_alias="SARK_ADMIN_TOKEN",
@@ -164,8 +207,8 @@ class Settings(BaseSettings):
         default=1.0,
         validation_alias="SARK_POLICY_WATCH_INTERVAL",
         description=(
-            "How often the policies' files are looked at; what has changed is read again. 0 "
-            "switches it off."
+            "How often the files of policies and limits are looked at; what has changed is read "
+            "again. 0 switches it off."
         ),
     )
     opa_url: Annotated[str | None, kinds.opa_url()] = Field(
@@ -298,9 +341,36 @@ class Settings(BaseSettings):
         default=1000,
         validation_alias="SARK_LIMIT_PER_MINUTE",
         description=(
-            "Limit for each user, IP address and API key that a request names; 0 switches the "
-            "limits off."
+            "Limit for each user, IP address and API key that a request names, unless a rule of "
+            "`SARK_LIMITS_FILE` says otherwise; 0: no limit but those."
         ),
+    )
+    limits_file: Annotated[Path | None, kinds.path()] = Field(
+        default=None,
+        validation_alias="SARK_LIMITS_FILE",
+        description=(
+            "TOML file of the rules of rate limits. Unset: `SARK_LIMIT_PER_MINUTE` for everybody."
+        ),
+    )
+    limits_without_valkey: Annotated[
+        LimitsWithoutValkey, kinds.choice("local", "open", "closed")
+    ] = Field(
+        default="local",
+        validation_alias="SARK_LIMITS_WITHOUT_VALKEY",
+        description=(
+            "What a limit that is checked by itself does while Valkey does not answer: `local` "
+            "counts in each process, `open` admits, `closed` fails. `authorize` fails anyway."
+        ),
+    )
+    expected_processes: Annotated[int, kinds.whole(1, 100_000, "processes")] = Field(
+        default=1,
+        validation_alias="SARK_EXPECTED_PROCESSES",
+        description="Processes that share the limits: each counts its part while it is `local`.",
+    )
+    limit_ipv6_prefix: Annotated[int, kinds.whole(1, 128, "bits")] = Field(
+        default=64,
+        validation_alias="SARK_LIMIT_IPV6_PREFIX",
+        description="By how much of an IPv6 address it is limited; 128: each address by itself.",
     )
     ttl_high: Annotated[int, kinds.whole(1, 86_400, "seconds")] = Field(
         default=300,

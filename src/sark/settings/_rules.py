@@ -20,6 +20,10 @@ SessionCapPolicy = Literal["end_oldest", "refuse"]
 SessionBind = Literal["none", "network", "user_agent", "both"]
 TokenAlgorithm = Literal["EdDSA", "RS256"]
 CacheKey = Literal["full", "compact"]
+LimitsWithoutValkey = Literal["local", "open", "closed"]
+ProxyHeader = Literal["x-forwarded-for", "forwarded"]
+SentHeaders = Literal["always", "refused", "off"]
+LegacyHeaders = Literal["off", "seconds", "epoch"]
 
 SUPPORTED_TOPOLOGIES: frozenset[Topology] = frozenset({"single"})
 """What this version can run. The others are recognised, and refused by ``_unsupported``."""
@@ -34,6 +38,7 @@ def conflicts(settings: Settings) -> list[str]:
         *_unsupported(settings),
         *_tokens(settings),
         *_issuers(settings),
+        *_proxies(settings),
         *_opa(settings),
         *_opa_certificate(settings),
         *_ttl_order(settings),
@@ -120,6 +125,15 @@ def _issuers(settings: Settings) -> list[str]:
     if ours not in {trusted.issuer for trusted in settings.trusted_issuers}:
         return []
     return [f"SARK_TRUSTED_ISSUERS: got {ours!r}, expected issuers other than SARK_TOKEN_ISSUER"]
+
+
+def _proxies(settings: Settings) -> list[str]:
+    if settings.proxy_header == "x-forwarded-for" or (
+        settings.trusted_proxies or settings.trusted_proxy_count
+    ):
+        return []
+    got = f"SARK_PROXY_HEADER: got {settings.proxy_header!r}"
+    return [f"{got}, expected SARK_TRUSTED_PROXIES or SARK_TRUSTED_PROXY_COUNT to be set too"]
 
 
 def _opa(settings: Settings) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sark.errors import ConfigurationError
-from sark.policy.toml_lines import KeyPath, TomlLines
+from sark.toml_lines import KeyPath, TomlLines
 
 __all__ = ["MAX_FILE_BYTES", "TomlFile", "show", "spell", "where"]
 

@@ -1,0 +1,144 @@
+"""``RateLimit``: a rate limit as a FastAPI dependency."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, cast
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
+from starlette.types import Scope
+
+from sark.errors import ConfigurationError
+from sark.http.ratelimit_state import LimitOptions, limiter_of, options_of
+from sark.ratelimit import Charge, Identity, Kind, Limit
+from sark.ratelimit.named import (
+    NamedLimits,
+    check_name,
+    derive_name,
+    identities_of,
+    refusal_of,
+)
+
+__all__ = ["CHARGES", "RateLimit"]
+
+CHARGES = "sark.ratelimit.charges"
+"""Where a scope keeps what was charged for it, until the answer starts."""
+
+
+class RateLimit:
+    """A rate limit on a route, as a dependency.
+
+    ::
+
+        @app.get("/reports", dependencies=[Depends(RateLimit("20/minute"))])
+        async def reports() -> ...: ...
+
+    The application needs ``install(app)``, and a limiter in ``app.state.sark``.
+
+    Args:
+        limits: Limits such as ``20/minute`` or ``20/second burst 50``; all of them have to admit
+            a request, and are charged together. Without any, the limiter's own rules apply.
+        by: Whose requests are counted together: ``ip`` (the client's address), or a dependency of
+            FastAPI that returns an id (text, or what ``str`` makes one of), an identity
+            ``(kind, id)``, or several identities. Where it returns None, as for somebody who isn't
+            logged in, it is the client's address.
+        kind: What kind an id is: ``user`` or ``apikey``.
+        name: Routes with the same name share their counters. By default each route has its own.
+        cost: How many requests one counts as.
+
+    Raises:
+        ValueError: A limit, the name or the cost is not usable.
+    """
+
+    def __init__(
+        self,
+        *limits: str | Limit,
+        by: Literal["ip"] | Callable[..., Any] = "ip",
+        kind: Kind = "user",
+        name: str | None = None,
+        cost: int = 1,
+    ) -> None:
+        if isinstance(by, str) and by != "ip":
+            raise ValueError(f"got by={by!r}, expected 'ip' or a dependency")
+        # Read here, so that a mistake shows when the application is built.
+        self._limits = NamedLimits(limits, name=name or "route", cost=cost).limits if limits else ()
+        self._kind = kind
+        self._name = name if name is None else check_name(name)
+        self._cost = cost
+        # Several limits on one route are kept apart, unless they are the same one.
+        self._limits_spelled = [*map(str, self._limits)]
+        self._by = by if isinstance(by, str) else _spelled(by)
+        self._named: dict[tuple[str, ...], NamedLimits] = {}
+        self.__signature__ = _signature(by)
+
+    async def __call__(self, connection: HTTPConnection, asker: object = None) -> None:
+        """Charge a request.
+
+        Raises:
+            LimitExceededError: A limit refuses; ``install`` makes it a 429.
+            StoreError: Valkey is away, and the limiter is to be closed then; it becomes a 503.
+        """
+        scope = connection.scope
+        options = options_of(scope)
+        identities = self._identities(scope, options, asker)
+        charge = await self._charge(scope, options, identities)
+        scope[CHARGES].append(charge)
+        if not charge.admitted:
+            raise refusal_of(charge)
+
+    async def _charge(
+        self, scope: Scope, options: LimitOptions, identities: Sequence[Identity]
+    ) -> Charge:
+        limiter = limiter_of(scope)
+        if not self._limits:
+            cost = None if self._cost == 1 else self._cost
+            return await limiter.check(identities, path=scope["path"], cost=cost)
+        place = (options.namespace, *((self._name,) if self._name else _route(scope)))
+        named = self._named.get(place)
+        if named is None:
+            name = "-".join(filter(None, place)) if self._name else self._derive_name(place)
+            named = self._named[place] = NamedLimits(self._limits, name=name, cost=self._cost)
+        return await named.check(limiter, identities)
+
+    def _derive_name(self, place: tuple[str, ...]) -> str:
+        namespace, path, methods, endpoint = place
+        readable = (namespace, methods, path, *self._limits_spelled)
+        return derive_name(*readable, also=(self._by, endpoint))
+
+    def _identities(self, scope: Scope, options: LimitOptions, asker: object) -> Sequence[Identity]:
+        if asker is None or asker in ("", [], ()):
+            return [options.proxies.identity(scope)]
+        if isinstance(asker, tuple | list):
+            return identities_of(cast("Identity | Sequence[Identity]", asker))
+        return [(self._kind, str(asker))]
+
+
+def _signature(by: Literal["ip"] | Callable[..., Any]) -> inspect.Signature:
+    """Tell FastAPI what to call the dependency with."""
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [inspect.Parameter("connection", keyword, annotation=HTTPConnection)]
+    if by != "ip":
+        parameters.append(inspect.Parameter("asker", keyword, default=Depends(by), annotation=Any))
+    return inspect.Signature(parameters)
+
+
+def _spelled(function: Callable[..., Any] | None) -> str:
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return f"{getattr(function, '__module__', '')}.{name}"
+
+
+def _route(scope: Scope) -> tuple[str, str, str]:
+    """Tell which route a request took: path with its parameters' names, methods, and endpoint.
+
+    It holds nothing that a client sends in the path, also not by way of ``root_path``: there would
+    be a counter for each value. Routes of mounted applications differ by their endpoints.
+    """
+    # A router that was included keeps its path without the prefix; the whole one is beside it.
+    route = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
+    path = getattr(route, "path", None)
+    if path is None:
+        raise ConfigurationError("RateLimit is a dependency of routes; give others a name")
+    methods = sorted(getattr(route, "methods", None) or ())
+    return path, " ".join(methods), _spelled(scope.get("endpoint"))
