@@ -350,6 +350,22 @@ class TestReconnecting:
             assert pings() == before + 1
             assert store.pool_stats().connects == 1
 
+    async def test_any_answer_to_the_check_proves_that_it_lives(self, server: ValkeyServer) -> None:
+        client = server.client()
+        client.acl_setuser("u", enabled=True, passwords=["+pw"], commands=["+@all"], keys=["*"])
+        try:
+            url = f"valkey://u:pw@{server.host}:{server.port}"
+            async with open_server(url, health_check_interval=30) as store:
+                await store.execute("ECHO", "a")
+                client.acl_setuser("u", commands=["-ping"])
+                lane_of(store).heard_at -= 31
+                assert await store.execute("ECHO", "b") == b"b"
+                stats = store.pool_stats()
+                assert (stats.connects, stats.discarded, stats.idle) == (1, 0, 1)
+                assert store.guard.failures == 0
+        finally:
+            client.acl_deluser("u")
+
     async def test_closing_fails_who_waits_and_lets_the_rest_finish(
         self, server: ValkeyServer
     ) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 from libvalkey import pack_command
 
@@ -24,6 +23,10 @@ __all__ = ["Lanes"]
 
 NEVER = float("inf")
 PING = pack_command(("PING",))
+
+
+class _NobodyWaitsError(Exception):
+    """All who waited for a connection have gone."""
 
 
 class Lanes:
@@ -188,26 +191,29 @@ class Lanes:
         """Prove that the connection lives, or make a new one, for all who wait in line."""
         self._attempt = Attempt()
         try:
-            if self._lane is None or not await self._answers_ping(self._lane):
+            if self._lane is None or not await self._answers(self._lane):
                 await self._connect()
+        except _NobodyWaitsError:
+            pass
         except Exception as error:  # noqa: BLE001 - it is passed on to all who wait for this
             self._refuse(error)
         finally:
             self._preparing = self._checked = None
             self.room()
 
-    async def _answers_ping(self, lane: Lane) -> bool:
+    async def _answers(self, lane: Lane) -> bool:
+        # Any answer proves that it lives, also the error that this user may not ask.
         loop = asyncio.get_running_loop()
         self._checked = lane
         ping = Call(PING, 1, NEVER, loop.create_future())
         lane.send(ping, loop.time())
         try:
             async with asyncio.timeout(self._dialer.timeout):
-                reply: list[Any] = await ping.future
+                await ping.future
         except (StoreError, TimeoutError):
             self.silent(lane)
             return False
-        return reply == [b"PONG"]
+        return True
 
     async def _connect(self) -> None:
         connection = self._dialer.make()
@@ -221,7 +227,7 @@ class Lanes:
     def _check_going_on(self) -> None:
         self._check_server()
         if not self.waiters:
-            raise StoreUnavailableError(f"{self._address}: nobody waits for a connection any more")
+            raise _NobodyWaitsError
 
     def _refuse(self, error: Exception) -> None:
         """Tell all who wait in line that there will be no connection: one failure of the server."""
@@ -231,9 +237,8 @@ class Lanes:
         for call in refused:
             self._leave(call)
             call.future.set_exception(_copy(error, self._address))
-        if isinstance(_copy(error, self._address), StoreUnavailableError) and not isinstance(
-            error, StoreError
-        ):
+        ours = isinstance(error, StoreError)  # the guard's own words, for instance
+        if not ours and isinstance(_copy(error, self._address), StoreUnavailableError):
             self.failed(str(error) or type(error).__name__)
 
     def _expire(self) -> None:
