@@ -125,7 +125,10 @@ def test_a_run_file_that_others_can_read_is_not_trusted(run: Run, tmp_path: Path
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ('{"user_id":"u","action":"a","resource":"r"}\n\n{"user_id":1}\n', ":3: Expected `str`"),
+        (
+            '{"user_id":"u","action":"a","resource":"r"}\n\n{"user_id":1}\n',
+            ":3: Expected `str | null`",
+        ),
         ("{bad\n", ":1: "),
         ('{"user_id":"u"}\n', ":1: Object missing required field `action`"),
         ('{"context":' + '{"a":' * 10_000, ":1: "),
