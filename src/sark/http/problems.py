@@ -20,10 +20,7 @@ from sark.errors import (
     LimitExceededError,
     QueueFullError,
     SarkError,
-    SessionCapError,
-    SessionError,
     StoreError,
-    UserMismatchError,
 )
 from sark.ops.logs import Quiet
 from sark.ratelimit import LimitState
@@ -46,9 +43,6 @@ _MEMBER = re.compile(
     re.DOTALL,
 )
 _ANY_MEMBER = "[...]"
-UNAUTHORIZED = 401
-# RFC 6750, section 3.1: a token was given, and isn't accepted.
-_CHALLENGE = {"WWW-Authenticate": 'Bearer realm="sark", error="invalid_token"'}
 
 
 class Problem(msgspec.Struct, omit_defaults=True):
@@ -125,8 +119,6 @@ def problem_of(error: SarkError) -> Problem:
                 limits=limits,
                 decision_id=error.decision_id,
             )
-        case SessionError():
-            return _refused_session(error)
         case AuditError() | StoreError():
             return _unavailable(error)
         case _:
@@ -166,7 +158,7 @@ def install(app: FastAPI) -> None:
         problem = problem_of(error)
         if problem.status >= 500:  # noqa: PLR2004 - the boundary of server errors
             failed("request failed", problem=problem.type, reason=str(error))
-        return problem_response(problem, _CHALLENGE if problem.status == UNAUTHORIZED else None)
+        return problem_response(problem)
 
     @app.exception_handler(HttpError)
     async def on_http_error(_: Request, error: HttpError) -> Response:
@@ -193,18 +185,6 @@ def install(app: FastAPI) -> None:
     async def on_bug(_: Request, __: Exception) -> Response:
         # Starlette raises the error again for the server, which logs it with its traceback.
         return problem_response(Problem("urn:sark:problem:internal", "Internal error", 500))
-
-
-def _refused_session(error: SessionError) -> Problem:
-    match error:
-        case UserMismatchError():
-            kind, title, status = "other-user", "Another user's token", 403
-        case SessionCapError():
-            kind, title, status = "session-cap", "Too many sessions", 409
-        case _:
-            kind, title, status = "unauthenticated", "Unauthenticated", 401
-    decision_id = error.decision_id
-    return Problem(f"urn:sark:problem:{kind}", title, status, error.reason, decision_id=decision_id)
 
 
 def _unavailable(error: AuditError | StoreError) -> Problem:
