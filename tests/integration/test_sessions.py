@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from sark.errors import RefreshReuseError, SessionEndedError, TokenError
-from sark.sessions import SessionRules
+from sark.sessions import SessionRules, scripts
 from sark.sessions.logins import Origin, Subject
+from sark.sessions.refresh_token import token_hash
 from tests.support.servers import ValkeyServer
 from tests.support.sessions import BROWSER, code_of, log_in, open_sessions
 
@@ -120,3 +121,38 @@ async def test_one_access_token_can_be_revoked(server: ValkeyServer) -> None:
         assert await code_of(sessions.authenticate(again.access_token)) == "revoked"
         third = await sessions.refresh(second.refresh_token)
         await sessions.authenticate(third.access_token)
+
+
+async def test_reuse_ends_the_session_in_the_script_that_finds_it(server: ValkeyServer) -> None:
+    """Not only by the revocation that follows, which a crash of the process could prevent."""
+    async with open_sessions(server.url) as sessions:
+        grant = await log_in(sessions)
+        later = await sessions.refresh((await sessions.refresh(grant.refresh_token)).refresh_token)
+        index = "session:index:alice"
+        reply = await sessions._store.state.run(
+            scripts.REFRESH,
+            [index, f"session:user:alice:{grant.session_id}", "session:token:x"],
+            [grant.session_id, 0, token_hash(grant.refresh_token), "h", "x", 0, 9, 9, "", ""],
+        )
+        assert reply.value == [b"reuse"]
+        assert await code_of(sessions.authenticate(later.access_token)) == "ended"
+        with server.client() as client:
+            assert list(client.scan_iter("session:user:*")) == []
+            assert not client.exists(index)
+
+
+async def test_a_hash_that_is_left_over_is_nobodys_session(server: ValkeyServer) -> None:
+    async with open_sessions(server.url) as sessions:
+        grant = await log_in(sessions)
+        await sessions.revoke_user("alice")
+        with server.client() as client:
+            assert client.exists(f"session:user:alice:{grant.session_id}")
+        for use in (
+            sessions.touch("alice", grant.session_id),
+            sessions.authenticate(grant.access_token),
+            sessions.refresh(grant.refresh_token),
+        ):
+            assert await code_of(use) == "ended"
+        assert await sessions.get("alice", grant.session_id) is None
+        with server.client() as client:
+            assert not client.exists("session:index:alice")
