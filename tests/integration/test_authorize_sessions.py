@@ -24,6 +24,7 @@ from sark.errors import (
 )
 from sark.events import Hub, SessionRefused
 from sark.gateway import Gateway, Request
+from sark.ops.logs import report_events
 from sark.ratelimit import Limit
 from sark.sessions import Grant, SessionRules, Sessions
 from sark.siem import QueueBounds
@@ -31,7 +32,7 @@ from sark.store import Store
 from tests.support.gateways import PATIENCE_SECONDS, Scripted, open_gateway, queued
 from tests.support.probe import count_round_trips
 from tests.support.servers import ValkeyServer
-from tests.support.sessions import BROWSER, log_in, open_sessions, sessions_on
+from tests.support.sessions import BROWSER, dump, log_in, open_sessions, sessions_on
 
 LIMIT = Limit(100, window_seconds=600)
 
@@ -287,6 +288,40 @@ async def test_a_flood_of_refused_tokens_is_one_event(server: ValkeyServer) -> N
             asyncio.gather(*(knock() for _ in range(200))), PATIENCE_SECONDS
         )
     assert [event["id"] for event in queued(server)] == list(set(ids))
+
+
+async def test_no_token_is_recorded_logged_or_stored(
+    server: ValkeyServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub = Hub()
+    report_events(hub)
+    async with opened(server.url, SessionRules(grace=0), hub=hub) as (gateway, sessions):
+        grant = await log_in(sessions)
+        forged = grant.access_token[:-4] + "AAAA"
+        await gateway.authorize(ask(grant, context={"a": 1}))
+        await authorize_many(gateway, batch(grant))
+        successor = await gateway.admission.refresh(grant.refresh_token)
+        errors = []
+        for call in (
+            gateway.authorize(ask(forged)),
+            gateway.authorize(ask(grant, user_id="bob")),
+            gateway.admission.refresh(grant.refresh_token),
+            gateway.admission.refresh(forged),
+            gateway.authorize(ask(successor)),
+            authorize_many(gateway, batch(successor)),
+        ):
+            with pytest.raises(SessionError) as caught:
+                await call
+            errors.append(f"{caught.value} {caught.value!r} {vars(caught.value)}")
+    told = "\n".join([*capsys.readouterr(), *errors]).encode()
+    stored = dump(server)
+    assert b"refresh token reused" in told
+    assert b"session:refresh_reused" in stored
+    for token in (grant, successor):
+        for secret in (token.access_token, token.refresh_token, forged):
+            signature = secret.rpartition(".")[2].encode()
+            assert signature not in stored
+            assert signature not in told
 
 
 def test_a_request_never_shows_its_token() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from sark.errors import RefreshReuseError, SessionEndedError, TokenError
-from sark.sessions import SessionRules
+from sark.sessions import SessionRules, scripts
+from sark.sessions.logins import Origin, Subject
+from sark.sessions.refresh_token import token_hash
 from tests.support.servers import ValkeyServer
 from tests.support.sessions import BROWSER, code_of, log_in, open_sessions
 
@@ -84,3 +86,73 @@ async def test_a_forged_refresh_token_costs_no_round_trip(
         assert caught.value.code == "invalid"
         assert forged not in str(caught.value)
         await sessions.refresh(grant.refresh_token)
+
+
+async def test_a_login_that_is_sent_twice_is_one_session(server: ValkeyServer) -> None:
+    """As when the connection breaks before the answer: the call is repeated with the same ids."""
+    async with open_sessions(server.url) as sessions:
+        logins, subject = sessions._logins, Subject("alice", "s-1", "t-1", 900)
+        fields = logins.fields(Origin("web", None, None))
+        times = {await logins.begin(subject, fields, None) for _ in range(3)}
+        assert len(times) == 1
+        assert [each.session_id for each in await sessions.list("alice")] == ["s-1"]
+
+
+async def test_only_those_alive_are_read(server: ValkeyServer) -> None:
+    async with open_sessions(server.url) as sessions:
+        grants = [await log_in(sessions) for _ in range(3)]
+        await log_in(sessions, "bob")
+        await sessions.revoke_user("alice", except_session=grants[1].session_id)
+        assert [each.session_id for each in await sessions.list("alice")] == [grants[1].session_id]
+        assert await sessions.get("alice", grants[0].session_id) is None
+        assert await sessions.get("bob", grants[1].session_id) is None
+        assert (await sessions.count("alice"), await sessions.count("nobody")) == (1, 0)
+
+
+async def test_one_access_token_can_be_revoked(server: ValkeyServer) -> None:
+    async with open_sessions(server.url) as sessions:
+        first = await log_in(sessions)
+        second = await sessions.refresh(first.refresh_token)
+        await sessions.revoke_token(await sessions.authenticate(second.access_token))
+        assert await code_of(sessions.authenticate(second.access_token)) == "revoked"
+        await sessions.authenticate(first.access_token)
+        # A client that asks for the same successor again is given the token that was revoked.
+        again = await sessions.refresh(first.refresh_token)
+        assert await code_of(sessions.authenticate(again.access_token)) == "revoked"
+        third = await sessions.refresh(second.refresh_token)
+        await sessions.authenticate(third.access_token)
+
+
+async def test_reuse_ends_the_session_in_the_script_that_finds_it(server: ValkeyServer) -> None:
+    """Not only by the revocation that follows, which a crash of the process could prevent."""
+    async with open_sessions(server.url) as sessions:
+        grant = await log_in(sessions)
+        later = await sessions.refresh((await sessions.refresh(grant.refresh_token)).refresh_token)
+        index = "session:index:alice"
+        reply = await sessions._store.state.run(
+            scripts.REFRESH,
+            [index, f"session:user:alice:{grant.session_id}", "session:token:x"],
+            [grant.session_id, 0, token_hash(grant.refresh_token), "h", "x", 0, 9, 9, "", ""],
+        )
+        assert reply.value == [b"reuse"]
+        assert await code_of(sessions.authenticate(later.access_token)) == "ended"
+        with server.client() as client:
+            assert list(client.scan_iter("session:user:*")) == []
+            assert not client.exists(index)
+
+
+async def test_a_hash_that_is_left_over_is_nobodys_session(server: ValkeyServer) -> None:
+    async with open_sessions(server.url) as sessions:
+        grant = await log_in(sessions)
+        await sessions.revoke_user("alice")
+        with server.client() as client:
+            assert client.exists(f"session:user:alice:{grant.session_id}")
+        for use in (
+            sessions.touch("alice", grant.session_id),
+            sessions.authenticate(grant.access_token),
+            sessions.refresh(grant.refresh_token),
+        ):
+            assert await code_of(use) == "ended"
+        assert await sessions.get("alice", grant.session_id) is None
+        with server.client() as client:
+            assert not client.exists("session:index:alice")

@@ -19,7 +19,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
-from sark.errors import ConfigurationError, InvalidRequestError, LimitExceededError
+from sark.errors import (
+    ConfigurationError,
+    InvalidRequestError,
+    LimitExceededError,
+    SessionError,
+)
 from sark.gateway import Request
 from sark.runtime import Runtime, open_runtime
 from sark.settings import Settings, load
@@ -98,7 +103,7 @@ async def _worker(
             answer = await runtime.authorize(request)
         except LimitExceededError as refusal:
             tally.limited[refusal.kind] += 1
-        except InvalidRequestError as error:
+        except (InvalidRequestError, SessionError) as error:
             raise ConfigurationError(f"{place}: {error}") from None
         else:
             tally.hits += answer.cached is not False

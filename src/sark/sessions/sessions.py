@@ -18,6 +18,7 @@ from sark.sessions import scripts
 from sark.sessions.checks import SessionChecks, session_keys
 from sark.sessions.claims import AccessClaims, AccessTokens
 from sark.sessions.directory import Directory
+from sark.sessions.grants import Grants
 from sark.sessions.logins import Logins, Origin, Subject
 from sark.sessions.refresh_token import RefreshClaims, RefreshTokens, token_hash
 from sark.sessions.revocations import InvalidateUser, Revocations
@@ -66,10 +67,9 @@ class Sessions:
         replicas: int = 0,
     ) -> None:
         self._store = store
-        self._tokens = tokens
         self._refresh_tokens = refresh_tokens
         self._rules = rules
-        self._issuer = issuer
+        self._grants = Grants(tokens, refresh_tokens, issuer=issuer, access_life=rules.access)
         self.checks = SessionChecks(store, tokens, rules)
         self._revocations = Revocations(store, invalidate_user, replicas)
         self._directory = Directory(store)
@@ -116,10 +116,9 @@ class Sessions:
             ],
             deadline,
         )
-        claims = self._claims(
-            first, jti, client_id=client_id, tier=tier, issued_ms=created_at, ends_ms=expires_at
+        return self._grants.grant(
+            first, client_id=client_id, tier=tier, issued_ms=created_at, ends_ms=expires_at
         )
-        return self._grant(claims, refresh_token, expires_at)
 
     async def authenticate(
         self,
@@ -228,15 +227,13 @@ class Sessions:
             raise refused(self._store.hub, refusal, claims.user_id)
         rotated_at, expires_at, client_id, tier = told
         self._store.hub.emit(TokenRefreshed())
-        access = self._claims(
+        return self._grants.grant(
             following,
-            jti,
             client_id=client_id,
             tier=tier,
             issued_ms=int(rotated_at),
             ends_ms=int(expires_at),
         )
-        return self._grant(access, successor, int(expires_at))
 
     async def touch(self, user_id: str, session_id: str, *, deadline: float | None = None) -> None:
         """Note that a session is in use, as a check does; at most once a minute is written.
@@ -312,36 +309,3 @@ class Sessions:
     async def sweep_forever(self, *, interval: float = SWEEP_INTERVAL_SECONDS) -> None:
         """Sweep now and then."""
         await self._revocations.sweep_forever(interval)
-
-    def _claims(
-        self,
-        of: RefreshClaims,
-        jti: str,
-        *,
-        client_id: str,
-        tier: str,
-        issued_ms: int,
-        ends_ms: int,
-    ) -> AccessClaims:
-        """Say what an access token says. Nothing but what is stored, so that it can be repeated."""
-        issued_at = issued_ms // 1000
-        return AccessClaims(
-            self._issuer,
-            of.user_id,
-            of.session_id,
-            jti,
-            client_id,
-            issued_at,
-            expires_at=min(issued_at + int(self._rules.access), ends_ms // 1000),
-            tier=tier,
-        )
-
-    def _grant(self, claims: AccessClaims, refresh_token: str, ends_ms: int) -> Grant:
-        return Grant(
-            claims.user_id,
-            claims.session_id,
-            self._tokens.issue(claims),
-            refresh_token,
-            claims.expires_at - claims.issued_at,
-            ends_ms / 1000,
-        )
