@@ -39,6 +39,7 @@ from benchmarks.study import Study
 from benchmarks.study_invalidation import invalidation_study
 from benchmarks.study_memory import compression_study, memory_study
 from benchmarks.study_revocation import revocation_study
+from benchmarks.study_sessions import session_study
 from benchmarks.study_stampede import stampede_study
 from benchmarks.workload import POLICIES, prime, read_requests
 from sark import Runtime, Settings, open_runtime
@@ -47,6 +48,7 @@ from sark.errors import SarkError
 RESULTS = Path(__file__).with_name("results.json")
 NO_LIMIT = 10**9
 NEAR_BOUND_MS = 2000
+TOKEN_TTL_SECONDS = 86_400
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 OWN_VARIABLES = ("SARK_", "VALKEY_", "OPA_")
@@ -82,6 +84,7 @@ FULL = Plan(
         revocation_study((1, 4, 16), 300),
         invalidation_study(100_000),
         stampede_study(10),
+        session_study(20_000, 2000),
     ),
 )
 QUICK = Plan(
@@ -95,6 +98,7 @@ QUICK = Plan(
         revocation_study((1,), 10),
         invalidation_study(2000),
         stampede_study(2),
+        session_study(1000, 50),
     ),
 )
 
@@ -203,6 +207,8 @@ async def _cases(
             # What is kept is kept: hits are to stay hits.
             ttl_jitter=0,
             near_cache_entries=0,
+            # Tokens must outlive the run, however slow the machine is.
+            access_token_ttl=TOKEN_TTL_SECONDS,
         )
         runtime = await stack.enter_async_context(open_runtime(settings, ephemeral=True))
         embedded = runtime.embedded

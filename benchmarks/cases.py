@@ -18,6 +18,8 @@ from benchmarks.operations import Operations
 
 __all__ = [
     "AIOCACHE",
+    "AUTHORIZE_HIT",
+    "AUTHORIZE_TOKEN",
     "CALLERS",
     "CASHEWS",
     "CASHEWS_NEAR",
@@ -28,6 +30,9 @@ __all__ = [
     "MGET_LEAN",
     "NEAR_HIT",
     "PEERS",
+    "PIPELINE",
+    "PIPELINE_LEAN",
+    "SESSION_CHECK",
     "VALKEY_HIT",
     "Case",
     "Sizes",
@@ -40,6 +45,9 @@ CALLERS = 50
 GET, GET_LEAN = "driver GET", "driver GET, lean"
 SET, SET_LEAN = "driver SET", "driver SET, lean"
 MGET, MGET_LEAN = "driver MGET", "driver MGET, lean"
+PIPELINE, PIPELINE_LEAN = "driver pipeline of a check", "driver pipeline of a check, lean"
+SESSION_CHECK = "session check"
+AUTHORIZE_HIT, AUTHORIZE_TOKEN = "authorize, hit", "authorize with token, hit"
 VALKEY_HIT, NEAR_HIT = "decide, Valkey hit", "decide, near hit"
 PEERS = AIOCACHE, CASHEWS = "aiocache", "cashews"
 CASHEWS_NEAR = "cashews, client side"
@@ -116,12 +124,18 @@ def one_core(on: Operations, sizes: Sizes) -> list[Case]:
             concurrent=True,
         ),
         _alone("stored decision", on.stored_decision, calls, SET, SET_LEAN),
-        _alone("authorize, hit", on.authorize, calls, GET, GET_LEAN, accept=_from_cache),
+        _alone(AUTHORIZE_HIT, on.authorize, calls, GET, GET_LEAN, accept=_from_cache),
+        _alone(PIPELINE, on.session_pipeline(guide), calls, accept=all),
+        _alone(PIPELINE_LEAN, on.session_pipeline(lean), calls, PIPELINE, accept=all),
+        _alone(SESSION_CHECK, on.session_check, calls, PIPELINE, PIPELINE_LEAN),
+        _alone(
+            AUTHORIZE_TOKEN, on.authorize_with_token, calls, AUTHORIZE_HIT, GET, accept=_from_cache
+        ),
         _alone(
             "authorize, near hit",
             on.authorize_near,
             calls,
-            *(GET, "authorize, hit"),
+            *(GET, AUTHORIZE_HIT),
             accept=_from_near,
             prepare=on.fill_near,
         ),
@@ -129,7 +143,7 @@ def one_core(on: Operations, sizes: Sizes) -> list[Case]:
             "authorize, miss",
             on.authorize_missed,
             sizes.misses,
-            *(GET, "authorize, hit"),
+            *(GET, AUTHORIZE_HIT),
             accept=_evaluated,
             prepare=on.forget,
         ),
@@ -151,12 +165,27 @@ def all_cores(on: Operations, sizes: Sizes) -> list[Case]:
             *(GET + one, GET_LEAN + one),
             accept=_hit,
         ),
-        _alone("authorize, hit" + one, on.authorize, alone, GET + one, accept=_from_cache),
+        _alone(AUTHORIZE_HIT + one, on.authorize, alone, GET + one, accept=_from_cache),
+        _alone(PIPELINE + one, on.session_pipeline(guide), alone, accept=all),
+        _alone(PIPELINE_LEAN + one, on.session_pipeline(lean), alone, PIPELINE + one, accept=all),
+        _alone(
+            SESSION_CHECK + one,
+            on.session_check,
+            alone,
+            *(PIPELINE + one, PIPELINE_LEAN + one),
+        ),
+        _alone(
+            AUTHORIZE_TOKEN + one,
+            on.authorize_with_token,
+            alone,
+            AUTHORIZE_HIT + one,
+            accept=_from_cache,
+        ),
         _alone(
             "authorize, near hit" + one,
             on.authorize_near,
             alone,
-            *(GET + one, "authorize, hit" + one),
+            *(GET + one, AUTHORIZE_HIT + one),
             accept=_from_near,
             prepare=on.fill_near,
         ),
@@ -179,17 +208,34 @@ def all_cores(on: Operations, sizes: Sizes) -> list[Case]:
             accept=_found_in_valkey,
         ),
         _together(
-            "authorize, hit" + many,
+            AUTHORIZE_HIT + many,
             on.authorize,
             together,
             *(GET + many, GET_LEAN + many),
+            accept=_from_cache,
+        ),
+        _together(PIPELINE + many, on.session_pipeline(guide), together, accept=all),
+        _together(
+            PIPELINE_LEAN + many, on.session_pipeline(lean), together, PIPELINE + many, accept=all
+        ),
+        _together(
+            SESSION_CHECK + many,
+            on.session_check,
+            together,
+            *(PIPELINE + many, PIPELINE_LEAN + many),
+        ),
+        _together(
+            AUTHORIZE_TOKEN + many,
+            on.authorize_with_token,
+            together,
+            AUTHORIZE_HIT + many,
             accept=_from_cache,
         ),
         _together(
             "authorize, near hit" + many,
             on.authorize_near,
             together,
-            *(GET + many, "authorize, hit" + many),
+            *(GET + many, AUTHORIZE_HIT + many),
             accept=_from_near,
             prepare=on.fill_near,
         ),

@@ -6,7 +6,7 @@ Each returns the awaitable of the thing itself, so that no layer of the benchmar
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any, Self
 
 from valkey.asyncio import Valkey
@@ -14,6 +14,7 @@ from valkey.asyncio import Valkey
 from benchmarks.driver import Drivers
 from benchmarks.measure import BenchmarkError, Operation
 from benchmarks.workload import Workload
+from sark.gateway import Request
 from sark.policy import Decision, Question
 from sark.policy.cache import Found
 from sark.policy.decision import decode_entry
@@ -37,6 +38,8 @@ class Operations:
         workload: What is asked.
         found: The first hit, looked up.
         value: What the server holds of it.
+        with_tokens: The hits with access tokens.
+        checks: Of each of them the index, the session's id, its hash and its token's key.
     """
 
     def __init__(
@@ -48,6 +51,8 @@ class Operations:
         *,
         found: Found,
         value: bytes,
+        with_tokens: Sequence[Request],
+        checks: Sequence[Sequence[str]],
     ) -> None:
         self.drivers = drivers
         self._runtime = runtime
@@ -57,6 +62,9 @@ class Operations:
         self._revision = runtime.gateway.decisions.revision
         self._questions = [workload.question(request) for request in workload.hits]
         self._asked = workload.asked()
+        self._with_tokens = with_tokens
+        self._tokens = [request.access_token or "" for request in with_tokens]
+        self._checks = checks
         self._decision_keys = [self._cache.decision_key(q) for q in self._questions]
         self._lookup_keys = [
             [*self._cache.generation_keys(q), key]
@@ -88,7 +96,29 @@ class Operations:
         question = workload.question(workload.hits[0])
         found = await cache.get(question, runtime.gateway.decisions.revision)
         value: bytes = await drivers.lean.get(cache.decision_key(question))
-        return cls(runtime, near, drivers, workload, found=found, value=value)
+        with_tokens, checks = await workload.with_tokens(runtime), []
+        names = runtime.store.keys
+        for request in with_tokens:
+            claims = await runtime.sessions.authenticate(request.access_token or "")
+            user, session = claims.user_id, claims.session_id
+            checks.append(
+                (
+                    names.session_index(user),
+                    session,
+                    names.session_user(user, session),
+                    names.session_token(user, claims.jti),
+                )
+            )
+        return cls(
+            runtime,
+            near,
+            drivers,
+            workload,
+            found=found,
+            value=value,
+            with_tokens=with_tokens,
+            checks=checks,
+        )
 
     @property
     def value_bytes(self) -> int:
@@ -109,6 +139,28 @@ class Operations:
         """Read the four keys of a look-up with the driver: three generations and a decision."""
         keys = self._lookup_keys
         return lambda i: client.mget(keys[i % len(keys)])
+
+    def session_pipeline(self, client: Valkey) -> Operation:
+        """Send the commands of a session's check with the driver, in one pipeline."""
+        checks = self._checks
+
+        def send(i: int) -> Awaitable[Any]:
+            index, session, fields, token = checks[i % len(checks)]
+            pipe = client.pipeline(transaction=False)
+            pipe.zscore(index, session)
+            pipe.hmget(fields, ["last_seen", "expires_at", "network", "agent"])
+            pipe.get(token)
+            return pipe.execute()
+
+        return send
+
+    def session_check(self, i: int) -> Awaitable[Any]:
+        """Accept an access token that has been verified before: its session alone."""
+        return self._runtime.sessions.authenticate(self._tokens[i % len(self._tokens)])
+
+    def authorize_with_token(self, i: int) -> Awaitable[Any]:
+        """Answer a request with an access token from the cache."""
+        return self._runtime.authorize(self._with_tokens[i % len(self._with_tokens)])
 
     def cached_decision(self, i: int) -> Awaitable[Any]:
         """Look a cached decision up, and judge it."""

@@ -11,6 +11,8 @@ import msgspec
 
 from benchmarks.cases import (
     AIOCACHE,
+    AUTHORIZE_HIT,
+    AUTHORIZE_TOKEN,
     CALLERS,
     CASHEWS,
     CASHEWS_NEAR,
@@ -20,6 +22,9 @@ from benchmarks.cases import (
     MGET,
     MGET_LEAN,
     NEAR_HIT,
+    PIPELINE,
+    PIPELINE_LEAN,
+    SESSION_CHECK,
     VALKEY_HIT,
     Case,
 )
@@ -39,6 +44,8 @@ SLOWEST_TO_MEDIAN = 5.0
 NEAR_P50_US, NEAR_P95_US = 2.5, 5.0
 NEAR_RATE_RATIO = 4.0
 COMPACT_BYTES = 350.0
+SESSION_CHECK_RATIO, TOKEN_RATIO = 1.3, 1.15
+SESSION_BYTES = 800.0
 ENFORCED_P50_MS, ENFORCED_P99_MS, ENFORCED_BOUND_MS = 2.0, 50.0, 250.0
 GET_P95_US = 1000.0
 SET_P95_US = 2000.0
@@ -154,6 +161,7 @@ def goals(rows: Sequence[Result]) -> list[Goal]:
         *_driver_goals(rows),
         *_valkey_hit_goals(rows),
         *_near_hit_goals(rows),
+        *_session_goals(rows),
         *_study_goals(rows),
     ]
 
@@ -228,6 +236,24 @@ def _near_hit_goals(rows: Sequence[Result]) -> list[Goal]:
                 at_least=True,
             )
             for name in (CASHEWS_NEAR_KEY, CASHEWS_NEAR)
+        ),
+    ]
+
+
+def _session_goals(rows: Sequence[Result]) -> list[Goal]:
+    check = f"{SESSION_CHECK}: p50 at most {SESSION_CHECK_RATIO} times that of"
+    token = f"{AUTHORIZE_TOKEN}: p50 at most {TOKEN_RATIO} times that of {AUTHORIZE_HIT}"
+    return [
+        *(
+            Goal(f"{check} {name}", _ratio(rows, SESSION_CHECK, name), SESSION_CHECK_RATIO, "x")
+            for name in (PIPELINE, PIPELINE_LEAN)
+        ),
+        Goal(token, _ratio(rows, AUTHORIZE_TOKEN, AUTHORIZE_HIT), TOKEN_RATIO, "x"),
+        Goal(
+            f"session: at most {SESSION_BYTES:g} bytes",
+            _value(rows, "session", "bytes"),
+            SESSION_BYTES,
+            "bytes",
         ),
     ]
 

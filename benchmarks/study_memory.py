@@ -22,7 +22,7 @@ from sark.policy import Decision, Question
 from sark.policy.cache import PolicyCache
 from sark.policy.decision import decode_entry, encode_entry
 
-__all__ = ["compression_study", "memory_study", "reason_of"]
+__all__ = ["compression_study", "memory_study", "reason_of", "used_memory"]
 
 DECISION_BYTES = 200
 REASON_SIZES = (256, 384, 512, 768, 1024, 2048, 4096)
@@ -160,9 +160,9 @@ async def _bytes_each(
             pairs = _pairs(runtime.gateway.decisions.cache, entries, value)
             await _write(drivers.lean, pairs[:1])
             await drivers.lean.flushall()
-            before = await _used(drivers.lean)
+            before = await used_memory(drivers.lean)
             await _write(drivers.lean, pairs)
-            return (await _used(drivers.lean) - before) / entries
+            return (await used_memory(drivers.lean) - before) / entries
 
 
 def _pairs(cache: PolicyCache, entries: int, value: Callable[[], bytes]) -> list[Entry]:
@@ -181,7 +181,7 @@ async def _write(client: Valkey, entries: Iterable[Entry]) -> None:
         await pipe.execute()
 
 
-async def _used(client: Valkey) -> int:
+async def used_memory(client: Valkey) -> int:
     """Read ``used_memory``, the least of a few times: buffers of clients come and go."""
     used: list[int] = [(await client.info("memory"))["used_memory"] for _ in range(5)]
     return min(used)

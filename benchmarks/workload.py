@@ -33,13 +33,25 @@ class Workload:
 
     Attributes:
         policy: The policy that decides them.
-        hits: Requests whose decisions are cached.
+        hits: Requests whose decisions are cached; none has an access token.
         misses: Others, whose decisions are removed before each round.
     """
 
     policy: str
     hits: tuple[Request, ...]
     misses: tuple[Request, ...]
+
+    async def with_tokens(self, runtime: Runtime) -> list[Request]:
+        """Begin a session for each user of the hits; returns the hits with its access token."""
+        users = {request.user_id or "" for request in self.hits}
+        tokens = {
+            user: (await runtime.sessions.create(user, client_id="benchmark")).access_token
+            for user in sorted(users)
+        }
+        return [
+            msgspec.structs.replace(request, access_token=tokens[request.user_id or ""])
+            for request in self.hits
+        ]
 
     def question(self, request: Request) -> Question:
         """Put a request as the question that its decision is cached under."""

@@ -63,7 +63,6 @@ class Admission:
         user_id: str | None,
         ip: str | None,
         user_agent: str | None,
-        deadline: float,
     ) -> AccessClaims:
         """Verify an access token, and that it speaks for the user whom its request names, if any.
 
@@ -81,7 +80,8 @@ class Admission:
         sessions = self._open()
         claims = await sessions.checks.verify(access_token)
         self._require_user(claims, user_id)
-        await sessions.adopt(claims, ip=ip, user_agent=user_agent, deadline=deadline)
+        if claims.outside:
+            await sessions.adopt(claims, ip=ip, user_agent=user_agent, deadline=self._deadline())
         return claims
 
     def prepare(

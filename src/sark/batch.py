@@ -168,19 +168,18 @@ async def _identify(
     """Verify the batch's token, if it has one, and take its user from there."""
     if batch.access_token is None:
         return batch, None
-    deadline = asyncio.get_running_loop().time() + gateway.budget
     try:
         claims = await gateway.admission.identify(
             batch.access_token,
             user_id=batch.user_id,
             ip=batch.ip,
             user_agent=batch.user_agent,
-            deadline=deadline,
         )
     except SessionError as error:
         user_id = UNVERIFIED if batch.user_id is None else batch.user_id
         named = replace(batch, user_id=user_id)
         requests, questions, _ = _check(gateway, named)  # what is malformed too is not recorded
+        deadline = asyncio.get_running_loop().time() + gateway.budget
         await gateway.refuse_session(requests[0], questions[0], error, deadline)
         raise
     return replace(batch, user_id=claims.user_id), claims

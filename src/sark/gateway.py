@@ -211,19 +211,18 @@ class Gateway:
 
     async def _identify(self, request: Request) -> tuple[Request, AccessClaims]:
         """Verify a request's token, and take its user from there."""
-        deadline = asyncio.get_running_loop().time() + self.budget
         try:
             claims = await self.admission.identify(
                 request.access_token,
                 user_id=request.user_id,
                 ip=request.ip,
                 user_agent=request.user_agent,
-                deadline=deadline,
             )
         except SessionError as error:
             # What is malformed too is not recorded.
             user_id = UNVERIFIED if request.user_id is None else request.user_id
             question, _ = self.check(replace(request, user_id=user_id))
+            deadline = asyncio.get_running_loop().time() + self.budget
             await self.refuse_session(request, question, error, deadline)
             raise
         return replace(request, user_id=claims.user_id), claims

@@ -17,14 +17,16 @@ local function session_check(first, at)
   local index, hash, id = KEYS[first], KEYS[first + 1], ARGV[at]
   local now_ms = math.floor(now_us() / 1000)
   if not session_live(index, hash, id, now_ms) then return 'ended' end
-  local held = server.call('HMGET', hash, 'last_seen', 'expires_at', 'network', 'agent')
+  local bound = ARGV[at + 3] ~= '' or ARGV[at + 4] ~= ''
+  local held = bound and server.call('HMGET', hash, 'last_seen', 'expires_at', 'network', 'agent')
+    or server.call('HMGET', hash, 'last_seen', 'expires_at')
   if not held[2] then
     -- Listed without its hash: the server has evicted that.
     session_end(index, hash, id)
     return 'ended'
   end
   if server.call('GET', KEYS[first + 2]) ~= id then return 'revoked' end
-  local foreign = session_foreign(held[3], held[4], ARGV[at + 3], ARGV[at + 4])
+  local foreign = bound and session_foreign(held[3], held[4], ARGV[at + 3], ARGV[at + 4])
   if foreign then return foreign end
   if now_ms - tonumber(held[1]) >= tonumber(ARGV[at + 2]) then
     session_seen(index, hash, id, now_ms, tonumber(held[2]), tonumber(ARGV[at + 1]))

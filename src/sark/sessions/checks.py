@@ -50,8 +50,9 @@ class SessionChecks:
         self._bind = rules.bind
         self._idle_ms = milliseconds(rules.idle)
         self._seen_ms = milliseconds(rules.seen_every)
-        # A client uses one token for many requests, whose keys are then the same.
-        self._keys = lru_cache(maxsize=NAMED_TOKENS)(self._name_keys)
+        # A client uses one token for many requests, whose checks are then the same but for what
+        # sessions are bound to.
+        self._unbound = lru_cache(maxsize=NAMED_TOKENS)(self._spell)
 
     async def check(
         self, claims: AccessClaims, ip: str | None, user_agent: str | None, deadline: float | None
@@ -84,15 +85,18 @@ class SessionChecks:
         Raises:
             BindingError: The request doesn't say what sessions are bound to.
         """
+        check = self._unbound(claims.user_id, claims.session_id, claims.jti)
+        if self._bind == "none":
+            return check
         binding = self.binding(claims.user_id, ip, user_agent)
-        return SessionCheck(
-            self._keys(claims.user_id, claims.session_id, claims.jti),
-            (claims.session_id, self._idle_ms, self._seen_ms, *binding),
-        )
+        return SessionCheck(check.keys, (*check.arguments[:-2], *binding))
 
-    def _name_keys(self, user_id: str, session_id: str, jti: str) -> Sequence[str]:
+    def _spell(self, user_id: str, session_id: str, jti: str) -> SessionCheck:
         keys = self._store.keys
-        return (*session_keys(keys, user_id, session_id), keys.session_token(user_id, jti))
+        return SessionCheck(
+            (*session_keys(keys, user_id, session_id), keys.session_token(user_id, jti)),
+            (session_id, self._idle_ms, self._seen_ms, "", ""),
+        )
 
     def binding(self, user_id: str, ip: str | None, user_agent: str | None) -> Binding:
         """Take what matters for the binding; errors as in ``prepare``."""
