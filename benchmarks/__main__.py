@@ -37,6 +37,7 @@ from benchmarks.report import console, goals_table, phase_table, study_table
 from benchmarks.results import Result, goals, reduce, write
 from benchmarks.study import Study
 from benchmarks.study_invalidation import invalidation_study
+from benchmarks.study_limits import limits_study
 from benchmarks.study_memory import compression_study, memory_study
 from benchmarks.study_revocation import revocation_study
 from benchmarks.study_stampede import stampede_study
@@ -82,6 +83,7 @@ FULL = Plan(
         revocation_study((1, 4, 16), 300),
         invalidation_study(100_000),
         stampede_study(10),
+        limits_study(20, 100),
     ),
 )
 QUICK = Plan(
@@ -95,6 +97,7 @@ QUICK = Plan(
         revocation_study((1,), 10),
         invalidation_study(2000),
         stampede_study(2),
+        limits_study(2, 50),
     ),
 )
 

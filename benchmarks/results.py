@@ -38,6 +38,7 @@ MGET_RATE_RATIO = 0.85
 SLOWEST_TO_MEDIAN = 5.0
 NEAR_P50_US, NEAR_P95_US = 2.5, 5.0
 NEAR_RATE_RATIO = 4.0
+CHECK_RATIO = 1.3
 COMPACT_BYTES = 350.0
 ENFORCED_P50_MS, ENFORCED_P99_MS, ENFORCED_BOUND_MS = 2.0, 50.0, 250.0
 GET_P95_US = 1000.0
@@ -155,6 +156,7 @@ def goals(rows: Sequence[Result]) -> list[Goal]:
         *_valkey_hit_goals(rows),
         *_near_hit_goals(rows),
         *_study_goals(rows),
+        *_limit_goals(rows),
     ]
 
 
@@ -256,6 +258,36 @@ def _study_goals(rows: Sequence[Result]) -> list[Goal]:
         ),
         Goal("user's invalidation: 1 round trip", sweep.value if sweep else None, 1, "1"),
         Goal("stampede: 1 evaluation", stampede.value if stampede else None, 1, "1"),
+    ]
+
+
+def _limit_goals(rows: Sequence[Result]) -> list[Goal]:
+    check, many = "check of three limits", f", {CALLERS} callers"
+    found = [
+        Goal(
+            f"{check}: p50 at most {CHECK_RATIO} times that of {name}",
+            _ratio(rows, check, name),
+            CHECK_RATIO,
+            "x",
+        )
+        for name in ("driver EVALSHA", "driver EVALSHA, lean")
+    ]
+    return found + [
+        Goal(
+            f"{name}{many}: calls/s at least {least:g} times those of {peer}",
+            _ratio(rows, name + many, peer + many, RATE_METRIC),
+            least,
+            "x",
+            at_least=True,
+        )
+        for name, peer, least in (
+            (check, "limits", 2.5),
+            (check, "throttled-py", 4.0),
+            (check, "pyrate-limiter", 4.0),
+            (f"{check}, sliding", "limits, sliding", 2.5),
+            (f"{check}, gcra", "throttled-py, gcra", 4.0),
+            (f"{check}, gcra", "pyrate-limiter", 4.0),
+        )
     ]
 
 
