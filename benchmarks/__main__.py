@@ -37,6 +37,7 @@ from benchmarks.report import console, goals_table, phase_table, study_table
 from benchmarks.results import Result, goals, reduce, write
 from benchmarks.study import Study
 from benchmarks.study_invalidation import invalidation_study
+from benchmarks.study_limits import limits_study
 from benchmarks.study_memory import compression_study, memory_study
 from benchmarks.study_revocation import revocation_study
 from benchmarks.study_sessions import session_study
@@ -85,6 +86,7 @@ FULL = Plan(
         invalidation_study(100_000),
         stampede_study(10),
         session_study(20_000, 2000),
+        limits_study(20, 100),
     ),
 )
 QUICK = Plan(
@@ -99,6 +101,7 @@ QUICK = Plan(
         invalidation_study(2000),
         stampede_study(2),
         session_study(1000, 50),
+        limits_study(2, 50),
     ),
 )
 

@@ -43,6 +43,7 @@ MGET_RATE_RATIO = 0.85
 SLOWEST_TO_MEDIAN = 5.0
 NEAR_P50_US, NEAR_P95_US = 2.5, 5.0
 NEAR_RATE_RATIO = 4.0
+CHECK_RATIO = 1.3
 COMPACT_BYTES = 350.0
 SESSION_CHECK_RATIO, TOKEN_RATIO = 1.3, 1.15
 SESSION_BYTES = 800.0
@@ -163,6 +164,7 @@ def goals(rows: Sequence[Result]) -> list[Goal]:
         *_near_hit_goals(rows),
         *_session_goals(rows),
         *_study_goals(rows),
+        *_limit_goals(rows),
     ]
 
 
@@ -282,6 +284,36 @@ def _study_goals(rows: Sequence[Result]) -> list[Goal]:
         ),
         Goal("user's invalidation: 1 round trip", sweep.value if sweep else None, 1, "1"),
         Goal("stampede: 1 evaluation", stampede.value if stampede else None, 1, "1"),
+    ]
+
+
+def _limit_goals(rows: Sequence[Result]) -> list[Goal]:
+    check, many = "check of three limits", f", {CALLERS} callers"
+    found = [
+        Goal(
+            f"{check}: p50 at most {CHECK_RATIO} times that of {name}",
+            _ratio(rows, check, name),
+            CHECK_RATIO,
+            "x",
+        )
+        for name in ("driver EVALSHA", "driver EVALSHA, lean")
+    ]
+    return found + [
+        Goal(
+            f"{name}{many}: calls/s at least {least:g} times those of {peer}",
+            _ratio(rows, name + many, peer + many, RATE_METRIC),
+            least,
+            "x",
+            at_least=True,
+        )
+        for name, peer, least in (
+            (check, "limits", 2.5),
+            (check, "throttled-py", 4.0),
+            (check, "pyrate-limiter", 4.0),
+            (f"{check}, sliding", "limits, sliding", 2.5),
+            (f"{check}, gcra", "throttled-py, gcra", 4.0),
+            (f"{check}, gcra", "pyrate-limiter", 4.0),
+        )
     ]
 
 

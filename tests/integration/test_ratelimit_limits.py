@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from sark.errors import InvalidRequestError, StoreCommandError
 from sark.keyspace import classify
-from sark.ratelimit import Identity, Limit, LimitState, RateLimiter, canonical_ip
+from sark.ratelimit import Identity, Limit, LimitState, canonical_ip
 from sark.runtime import open_runtime
 from sark.settings import Settings
 from sark.settings._urls import ServerUrl
@@ -26,6 +26,7 @@ from tests.support.gateways import (
     Meeting,
     ask,
     later,
+    limiter_of,
     open_gateway,
     open_store,
     processes,
@@ -69,7 +70,7 @@ async def test_a_request_that_one_identity_refuses_charges_none(
     server: ValkeyServer, full: Identity
 ) -> None:
     async with open_store(server.url) as store:
-        limiter = RateLimiter(store, Limit(3))
+        limiter = limiter_of(store, Limit(3))
         for _ in range(3):
             assert (await limiter.check([full])).admitted
         for _ in range(5):
@@ -103,7 +104,7 @@ def test_any_sequence_of_requests_agrees_with_the_model(
     async def run() -> None:
         used: Counter[Identity] = Counter()
         async with open_store(server.url) as store:
-            limiter = RateLimiter(store, Limit(most, window_seconds=600))
+            limiter = limiter_of(store, Limit(most, window_seconds=600))
             for user, ip, key in requests:
                 identities: list[Identity] = [("user", space + user)]
                 identities += [("ip", f"10.{number >> 8}.{number & 255}.{ord(ip)}")] if ip else []
@@ -123,7 +124,7 @@ def test_any_sequence_of_requests_agrees_with_the_model(
 
 async def test_a_window_is_set_once_and_never_extended(server: ValkeyServer) -> None:
     async with open_store(server.url) as store:
-        limiter = RateLimiter(store, Limit(5))
+        limiter = limiter_of(store, Limit(5))
         await limiter.check([USER])
         with server.client() as client:
             ends = set[int]()
@@ -140,7 +141,7 @@ def expiry(client: valkey.Valkey, key: str) -> int:
 
 async def test_a_window_lasts_as_long_as_it_says(server: ValkeyServer) -> None:
     async with open_store(server.url) as store:
-        await RateLimiter(store, Limit(5, window_seconds=7)).check(ALL)
+        await limiter_of(store, Limit(5, window_seconds=7)).check(ALL)
         with server.client() as client:
             for kind, identity in ALL:
                 left = client.pttl(f"ratelimit:{kind}:{identity}:7")
@@ -150,7 +151,7 @@ async def test_a_window_lasts_as_long_as_it_says(server: ValkeyServer) -> None:
 @pytest.mark.parametrize("used", [1, 5])
 async def test_a_counter_that_lost_its_ttl_gets_one(server: ValkeyServer, used: int) -> None:
     async with open_store(server.url) as store:
-        limiter = RateLimiter(store, Limit(5))
+        limiter = limiter_of(store, Limit(5))
         for _ in range(used):
             await limiter.check([USER])
         with server.client() as client:
@@ -166,7 +167,7 @@ async def test_a_counter_that_lost_its_ttl_gets_one(server: ValkeyServer, used: 
 
 async def test_a_window_ends_though_the_client_never_stops(server: ValkeyServer) -> None:
     async with open_store(server.url) as store:
-        limiter = RateLimiter(store, Limit(2, window_seconds=1))
+        limiter = limiter_of(store, Limit(2, window_seconds=1))
         assert (await limiter.check([USER])).admitted
         assert (await limiter.check([USER])).admitted
         refusals = 0
@@ -183,7 +184,7 @@ async def test_a_window_ends_though_the_client_never_stops(server: ValkeyServer)
 
 async def test_a_steady_client_at_40_percent_is_never_refused(server: ValkeyServer) -> None:
     async with open_store(server.url) as store:
-        limiter = RateLimiter(store, Limit(10, window_seconds=1))
+        limiter = limiter_of(store, Limit(10, window_seconds=1))
         with server.client() as client:
             start = milliseconds(client)
             for number in range(12):
@@ -202,7 +203,7 @@ def milliseconds(client: valkey.Valkey) -> int:
 
 async def test_a_refusal_tells_when_to_come_back(server: ValkeyServer) -> None:
     async with open_store(server.url) as store:
-        limiter = RateLimiter(store, Limit(1))
+        limiter = limiter_of(store, Limit(1))
         assert (await limiter.check([USER])).retry_after == 0
         assert (await limiter.check([KEY])).admitted
         with server.client() as client:
@@ -221,7 +222,7 @@ async def test_a_refusal_tells_when_to_come_back(server: ValkeyServer) -> None:
 
 async def test_a_refusal_never_says_come_back_at_once(server: ValkeyServer) -> None:
     async with open_store(server.url) as store:
-        limiter = RateLimiter(store, Limit(1))
+        limiter = limiter_of(store, Limit(1))
         charge = limiter.read(limiter.plan([USER]), [0, 0, 1, 0])
     assert charge.states[0].reset == 0
     assert charge.retry_after == 1
@@ -230,11 +231,11 @@ async def test_a_refusal_never_says_come_back_at_once(server: ValkeyServer) -> N
 async def test_a_lower_limit_applies_to_what_was_counted_before(server: ValkeyServer) -> None:
     async with open_store(server.url) as store:
         for _ in range(9):
-            await RateLimiter(store, Limit(10)).check([USER])
-        charge = await RateLimiter(store, Limit(3)).check([USER])
+            await limiter_of(store, Limit(10)).check([USER])
+        charge = await limiter_of(store, Limit(3)).check([USER])
         assert not charge.admitted
         assert charge.states[0].remaining == 0
-        assert (await RateLimiter(store, Limit(10)).check([USER])).states[0].remaining == 0
+        assert (await limiter_of(store, Limit(10)).check([USER])).states[0].remaining == 0
 
 
 @pytest.mark.parametrize("kind", ["user", "apikey"])
@@ -257,7 +258,7 @@ async def test_ids_that_look_alike_have_counters_of_their_own(
         "é" * 128,
     ]
     async with open_store(server.url) as store:
-        limiter = RateLimiter(store, Limit(1))
+        limiter = limiter_of(store, Limit(1))
         for name in ids:
             assert (await limiter.check([(kind, name)])).admitted, name
         for name in ids:
@@ -269,7 +270,7 @@ async def test_ids_that_look_alike_have_counters_of_their_own(
 
 async def test_one_id_as_user_and_as_key_are_two(server: ValkeyServer) -> None:
     async with open_store(server.url) as store:
-        limiter = RateLimiter(store, Limit(1))
+        limiter = limiter_of(store, Limit(1))
         for kind in ("user", "ip", "apikey"):
             identity: Any = (kind, "10.0.0.1")
             assert (await limiter.check([identity])).admitted
@@ -315,7 +316,7 @@ async def test_what_is_no_address_is_refused_with_limits_and_without(
 
 async def test_spellings_of_an_address_share_a_counter(server: ValkeyServer) -> None:
     async with open_store(server.url) as store:
-        limiter = RateLimiter(store, Limit(3))
+        limiter = limiter_of(store, Limit(3))
         spellings = ["10.0.0.1", "::ffff:10.0.0.1", "::FFFF:a00:1"]
         left = []
         for text in spellings:
@@ -326,7 +327,7 @@ async def test_spellings_of_an_address_share_a_counter(server: ValkeyServer) -> 
 
 async def test_without_limits_nothing_is_counted_or_asked(server: ValkeyServer) -> None:
     async with count_round_trips(server) as (url, counts), open_store(url) as store:
-        limiter = RateLimiter(store, None)
+        limiter = limiter_of(store, None)
         identities = limiter.identities("alice", "10.0.0.1", "k")
         charge = await limiter.check(identities)
         assert (identities, charge.admitted, charge.states) == ((), True, ())
@@ -358,7 +359,7 @@ async def test_a_counter_that_is_none_is_an_error_and_not_a_free_pass(
     server: ValkeyServer,
 ) -> None:
     async with open_store(server.url) as store:
-        limiter = RateLimiter(store, Limit(1))
+        limiter = limiter_of(store, Limit(1))
         with server.client() as client:
             client.set("ratelimit:user:alice:60", "many", ex=60)
             with pytest.raises(StoreCommandError):

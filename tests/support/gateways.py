@@ -107,6 +107,11 @@ def policy_decisions(
     return Decisions(cache, near, evaluations, SIGNER, store_timeout=store_timeout)
 
 
+def limiter_of(store: Store, limits: Rules | Limit | None, **options: Any) -> RateLimiter:
+    """Make a limiter that waits for a busy machine rather than decide by itself."""
+    return RateLimiter(store, limits, **{"budget": PATIENCE_SECONDS, **options})
+
+
 @asynccontextmanager
 async def open_gateway(
     url: str,
@@ -257,7 +262,7 @@ class ChargeWork:
 
     async def _run(self) -> int:
         async with open_store(self.meeting.url) as store:
-            limiter = RateLimiter(store, self.limit)
+            limiter = limiter_of(store, self.limit)
             charges = await asyncio.gather(
                 *(limiter.check(self.identities, deadline=later()) for _ in range(self.tasks))
             )

@@ -34,14 +34,14 @@ local function ratelimit_charge(first, count, start)
     elseif letter == 115 or letter == 83 then
       if charged then
         local from, current = now - reply[place + 2], reply[place] + cost
-        local value = string.format('s%.0f:%.0f:%.0f', from, current, reply[place + 1])
+        local value = string.format('s%.0f:%d:%d', from, current, reply[place + 1])
         ratelimit_keep(key, stored[i], value, math.ceil(from / 1000) + args[at + 2] * 2000)
         reply[place] = current
       end
       at, place = at + 3, place + 3
     else
       if charged then
-        local value = string.format('g%.0f:%.0f', now + after[i], part[i])
+        local value = string.format('g%.0f:%d', now + after[i], part[i])
         ratelimit_keep(key, stored[i], value, math.ceil((now + after[i] + 1) / 1000))
         reply[place], reply[place + 1] = after[i], part[i]
       end

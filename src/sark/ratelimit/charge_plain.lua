@@ -31,7 +31,7 @@ local function ratelimit_charge(first, count, start)
   for i = 1, count do
     local key, left = keys[first + i - 1]
     if stored[i] then
-      if admitted then reply[2 * i + 1] = call('INCRBY', key, cost) end
+      if admitted then reply[2 * i + 1] = call('INCRBY', key, args[start]) end
       left = call('PTTL', key)
       if left == -1 then
         left = args[start + 2 * i] * 1000
@@ -40,7 +40,7 @@ local function ratelimit_charge(first, count, start)
     else
       left = args[start + 2 * i] * 1000
       if admitted then
-        if not call('SET', key, cost, 'PX', left, 'NX') then
+        if not call('SET', key, args[start], 'PX', left, 'NX') then
           error({err = 'WRONGTYPE ' .. key .. ' holds no state of a limit'})
         end
         reply[2 * i + 1] = cost

@@ -131,9 +131,10 @@ class RateLimiter:
     def read(self, plan: ChargePlan, reply: Sequence[int]) -> Charge:
         """Interpret the script's reply, and report what it tells; no I/O."""
         charge = read_charge(plan, reply)
-        for number, state in enumerate(charge.states):
-            if state.remaining * 2 < (state.burst or state.limit):
-                self.near.note(plan.keys[number], state.burst or state.limit, state)
+        for state in charge.states:
+            if state.remaining * 2 < state.limit:
+                self._note(plan, charge)
+                break
         if charge.shadow:
             self._report_shadow(plan, charge)
         return charge
@@ -310,6 +311,12 @@ class RateLimiter:
         )
         figures: Sequence[int] = reply.value
         return figures
+
+    def _note(self, plan: ChargePlan, charge: Charge) -> None:
+        for key, state in zip(plan.keys, charge.states, strict=True):
+            capacity = state.burst or state.limit
+            if state.remaining * 2 < capacity:
+                self.near.note(key, capacity, state)
 
     def _report_shadow(self, plan: ChargePlan, charge: Charge) -> None:
         for policy in charge.shadow:
