@@ -24,6 +24,7 @@
     │   ├── UserMismatchError       the request names another user than its token
     │   └── SessionCapError         the user has as many sessions as are allowed
     ├── EvaluationError             the policy engine failed; never cached, always a denial
+    │   └── EvaluatorBusyError      ... was not asked: too many evaluations are under way
     ├── LimitExceededError          a rate limit refused the request
     └── AuditError                  an answer's audit event was not accepted
         └── QueueFullError          ... because the event queue is at its bound
@@ -40,6 +41,7 @@ __all__ = [
     "ConnectionLostError",
     "EmbeddedServerError",
     "EvaluationError",
+    "EvaluatorBusyError",
     "InvalidRequestError",
     "LimitExceededError",
     "PolicyError",
@@ -178,6 +180,10 @@ class SessionCapError(SessionError):
 
 class EvaluationError(SarkError):
     """The policy engine failed to give a decision. Never cached, always a denial."""
+
+
+class EvaluatorBusyError(EvaluationError):
+    """The policy engine was not asked: others kept it busy for longer than one may wait."""
 
 
 class LimitExceededError(SarkError):

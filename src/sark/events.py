@@ -22,6 +22,7 @@ __all__ = [
     "EvaluationEnded",
     "EvaluationFailed",
     "EvaluatorBreakerChanged",
+    "EvaluatorQueued",
     "Event",
     "GenerationChanged",
     "GuardChanged",
@@ -214,6 +215,18 @@ class EvaluatorBreakerChanged(Event, frozen=True):
 
     state: Literal["closed", "open", "half_open"]
     reason: str
+
+
+class EvaluatorQueued(Event, frozen=True):
+    """An evaluation had to wait for its turn, because so many were under way.
+
+    Attributes:
+        seconds: How long it waited.
+        served: Whether its turn came; otherwise it gave up, and the request is denied.
+    """
+
+    seconds: float
+    served: bool
 
 
 E = TypeVar("E", bound=Event)

@@ -50,17 +50,6 @@ async def test_never_more_than_so_many_at_a_time(server: OpaServer, most: int) -
     assert server.connections == most
 
 
-async def test_waiting_for_a_connection_is_part_of_the_timeout(server: OpaServer) -> None:
-    server.always = slow(30)
-    async with OpaHttp(OpaEndpoint(server.url), timeout=0.3, max_concurrent=1) as opa:
-        results = await asyncio.gather(
-            *(opa.evaluate("full", INPUT) for _ in range(3)), return_exceptions=True
-        )
-    # The first was asked at the start, for the revision.
-    assert len(server.seen) == 2
-    assert [str(result) for result in results] == ["OPA: no answer within 0.3 s"] * 3
-
-
 async def test_a_connection_that_opa_closed_while_idle_is_replaced(server: OpaServer) -> None:
     async with OpaHttp(OpaEndpoint(server.url)) as opa:
         for _ in range(3):

@@ -18,6 +18,7 @@ from sark.events import (
     EvaluationEnded,
     EvaluationFailed,
     EvaluatorBreakerChanged,
+    EvaluatorQueued,
     Event,
     GenerationChanged,
     GuardChanged,
@@ -107,6 +108,13 @@ EXPECTED: list[tuple[Event, dict[str, float]]] = [
     (NearCacheChanged(serving=False), {"sark_near_cache_interruptions_total": 1}),
     (NearCacheChanged(serving=True), {}),
     (EvaluatorBreakerChanged("open", "x"), {"sark_evaluator_breaker_opened_total": 1}),
+    (
+        EvaluatorQueued(0.5, served=False),
+        {
+            "sark_evaluator_queue_seconds_count result=busy": 1,
+            "sark_evaluator_queue_seconds_sum result=busy": 0.5,
+        },
+    ),
     (
         AuditAppended(4, 1000, 0.1),
         {

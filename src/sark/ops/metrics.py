@@ -21,6 +21,7 @@ from sark.events import (
     EvaluationEnded,
     EvaluationFailed,
     EvaluatorBreakerChanged,
+    EvaluatorQueued,
     GenerationChanged,
     GuardChanged,
     Hub,
@@ -33,6 +34,7 @@ from sark.events import (
     ScriptLoaded,
     Warmed,
 )
+from sark.policy.evaluators.opa import OpaHttp
 from sark.runtime import Runtime
 from sark.store import Server
 
@@ -61,6 +63,8 @@ class Metrics:
     async def render(self, runtime: Runtime) -> tuple[bytes, str]:
         """Read the gauges and render everything; the body and its content type."""
         self._read_pools(runtime.store.servers)
+        evaluator = runtime.gateway.decisions.evaluations.evaluator
+        self._in_line.set(evaluator.waiting if isinstance(evaluator, OpaHttp) else 0)
         await self._read_queue(runtime)
         self._handler_failures.set(self._hub.handler_failures)
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
@@ -93,6 +97,7 @@ class Metrics:
         ended = self._histogram("evaluation_seconds", "Evaluations", "policy", "result")
         failed = self._counter("evaluation_failures", "Evaluations without decision", "policy")
         breaker = self._counter("evaluator_breaker_opened", "Times that the engine was found dead")
+        queued = self._histogram("evaluator_queue_seconds", "Waits before evaluations", "result")
         reloads = self._counter("policy_reloads", "Times that policies were changed", "result")
 
         def evaluation_ended(event: EvaluationEnded) -> None:
@@ -102,6 +107,10 @@ class Metrics:
             if event.state == "open":
                 breaker.inc()
 
+        def evaluator_queued(event: EvaluatorQueued) -> None:
+            queued.labels("served" if event.served else "busy").observe(event.seconds)
+
+        hub.on(EvaluatorQueued, evaluator_queued)
         hub.on(EvaluationEnded, evaluation_ended)
         hub.on(EvaluationFailed, lambda event: failed.labels(event.policy).inc())
         hub.on(EvaluatorBreakerChanged, breaker_changed)
@@ -171,6 +180,7 @@ class Metrics:
         hub.on(AuditRefused, lambda event: refused.labels(event.reason).inc(event.events))
 
     def _gauges(self) -> None:
+        self._in_line = self._gauge("evaluator_queue_waiting", "Evaluations that wait their turn")
         self._up = self._gauge("store_up", "Whether the server is believed alive", "role")
         self._pool = self._gauge("store_pool_connections", "Pool by state", "role", "state")
         self._waits = self._gauge("store_pool_waits", "Calls that waited for a connection", "role")
