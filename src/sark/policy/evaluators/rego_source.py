@@ -21,6 +21,8 @@ from sark.errors import PolicyError
 
 __all__ = ["RegoSource", "read_source"]
 
+# Hexadecimal digits of a revision: 128 bits, as of keys and more than of stamps.
+REVISION_DIGITS = 32
 _DATA_SUFFIXES = {".json", ".yaml", ".yml"}
 _BYTE = re.compile(r" \(byte (?P<offset>\d+)\)$")
 
@@ -78,7 +80,8 @@ def read_source(root: Path) -> RegoSource:
         digest.update(f"{name}\n{len(text)}\n{text}\n".encode())
     if not modules:
         raise PolicyError(f"{root}: holds no .rego file")
-    return RegoSource(root, tuple(modules), data, tuple(data_files), digest.hexdigest()[:16])
+    revision = digest.hexdigest()[:REVISION_DIGITS]
+    return RegoSource(root, tuple(modules), data, tuple(data_files), revision)
 
 
 def _read(path: Path) -> str:
