@@ -31,6 +31,7 @@ __all__ = [
     "Looked",
     "NearCacheChanged",
     "PoliciesReloaded",
+    "PoliciesRestored",
     "PolicyReloadFailed",
     "RoundTrip",
     "ScriptLoaded",
@@ -120,6 +121,12 @@ class EvaluationEnded(Event, frozen=True):
 
 class PoliciesReloaded(Event, frozen=True):
     """Other policies are in force: what was decided under the earlier ones is a miss."""
+
+    revision: str
+
+
+class PoliciesRestored(Event, frozen=True):
+    """After others had been refused, the policies read are the running ones: nothing is pending."""
 
     revision: str
 

@@ -20,6 +20,7 @@ from sark.events import (
     GenerationChanged,
     GuardChanged,
     Hub,
+    PoliciesRestored,
     ScriptLoaded,
 )
 from sark.ops import logs
@@ -206,6 +207,11 @@ def test_quiet_lets_rare_reports_through(clock: Clock) -> None:
             GenerationChanged("user", "ann"),
             "info",
             {"event": "decisions invalidated", "scope": "user", "name": "ann"},
+        ),
+        (
+            PoliciesRestored("r1"),
+            "info",
+            {"event": "policies are the running ones again", "revision": "r1"},
         ),
         (
             EvaluationFailed("authz", "why"),

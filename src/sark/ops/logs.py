@@ -25,6 +25,7 @@ from sark.events import (
     GuardChanged,
     Hub,
     PoliciesReloaded,
+    PoliciesRestored,
     PolicyReloadFailed,
     ScriptLoaded,
     Warmed,
@@ -146,6 +147,10 @@ def report_events(hub: Hub) -> None:
         lambda e: cache("decision not stored", policy=e.policy, reason=e.reason),
     )
     hub.on(PoliciesReloaded, lambda e: log.info("policies reloaded", revision=e.revision))
+    hub.on(
+        PoliciesRestored,
+        lambda e: log.info("policies are the running ones again", revision=e.revision),
+    )
     hub.on(
         PolicyReloadFailed,
         lambda e: log.error("policies refused, the running ones stay", reason=e.reason),

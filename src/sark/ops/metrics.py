@@ -29,6 +29,7 @@ from sark.events import (
     Looked,
     NearCacheChanged,
     PoliciesReloaded,
+    PoliciesRestored,
     PolicyReloadFailed,
     RoundTrip,
     ScriptLoaded,
@@ -115,6 +116,7 @@ class Metrics:
         hub.on(EvaluationFailed, lambda event: failed.labels(event.policy).inc())
         hub.on(EvaluatorBreakerChanged, breaker_changed)
         hub.on(PoliciesReloaded, lambda _: reloads.labels("changed").inc())
+        hub.on(PoliciesRestored, lambda _: reloads.labels("restored").inc())
         hub.on(PolicyReloadFailed, lambda _: reloads.labels("failed").inc())
 
     def _count_cache(self, hub: Hub) -> None:
