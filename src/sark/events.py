@@ -170,7 +170,7 @@ class Decided(Event, frozen=True):
 
 
 class Warmed(Event, frozen=True):
-    """A service has warmed its cache at the start, or had to give that up.
+    """A service has warmed its cache at the start, or has to try that again later.
 
     Attributes:
         cached: Questions that were cached already.

@@ -15,13 +15,15 @@ from sark.errors import EvaluationError, StoreError
 from sark.events import Hub, Looked, Warmed
 from sark.ops.health import readiness
 from sark.policy import Decision, PolicyCache, Question
+from sark.policy import warm_up as warm_up_module
 from sark.policy.decisions import Decisions
+from sark.policy.evaluators import Evaluation
 from sark.policy.generations import Generations
 from sark.policy.hot import HotRequests, spell
 from sark.policy.policy_file import PolicyFile, PolicyRule
 from sark.policy.projection import Without
 from sark.policy.warm_up import WarmUp
-from sark.policy.warming import BURST_SECONDS, Unusable, WarmReport, warm
+from sark.policy.warming import BURST_SECONDS, FAILURES_TO_ASK, Unusable, WarmReport, warm
 from sark.runtime import open_runtime
 from sark.settings import ServerUrl, Settings
 from sark.store import Store
@@ -72,7 +74,7 @@ async def result(decisions: Decisions, asked: Question) -> str:
 
 def counts_of(report: WarmReport) -> dict[str, int]:
     found = asdict(report)
-    del found["seconds"]
+    del found["seconds"], found["reason"]
     return {name: count for name, count in found.items() if count}
 
 
@@ -395,8 +397,9 @@ class TestServers:
             await decisions.cache.generations.invalidate_all()
             assert (await warm(decisions, many(150), rate=FAST)).stored == 150
             cache_server.kill()
-            report = await warm(decisions, many(5), rate=FAST)
-            assert counts_of(report) == {"asked": 5, "failed": 5}
+            report = await warm(decisions, many(150), rate=FAST)
+            assert counts_of(report) == {"asked": 100, "failed": 100}
+            assert report.reason == "the cache server does not answer"
         assert len(evaluator.asked) == 300
 
     async def test_without_the_state_server(
@@ -442,6 +445,33 @@ async def warming_up(
             yield warm_up, told, decisions
         finally:
             await warm_up.close()
+
+
+class Away(Scripted):
+    """An engine that is away until the test says otherwise, or from some evaluation on."""
+
+    def __init__(self, away_after: int = 1000) -> None:
+        super().__init__(ALLOW)
+        self.is_away = True
+        self.away_after = away_after
+        self.checks = 0
+
+    async def evaluate(self, policy: str, input_json: bytes) -> Evaluation:
+        self.is_away = self.is_away or len(self.asked) >= self.away_after
+        if self.is_away:
+            raise EvaluationError("away")
+        return await super().evaluate(policy, input_json)
+
+    async def ready(self) -> str | None:
+        self.checks += 1
+        return "away" if self.is_away else None
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try again soon."""
+    monkeypatch.setattr(warm_up_module, "FIRST_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(warm_up_module, "LONGEST_PAUSE_SECONDS", 0.05)
 
 
 class TestAtTheStart:
@@ -552,6 +582,69 @@ class TestAtTheStart:
             await until(lambda: told, within=PATIENCE_SECONDS, what="it gives up")
         assert told[0].reason
         assert told[0].stored == 0
+
+    @pytest.mark.usefixtures("quick")
+    async def test_an_engine_that_is_not_up_yet_is_waited_for(self, server: ValkeyServer) -> None:
+        evaluator = Away()
+        members = [spell(each) for each in many(50)]
+        async with warming_up(server.url, evaluator, *members) as (up, told, decisions):
+            up.start()
+            await until(lambda: evaluator.checks > 3, within=PATIENCE_SECONDS, what="it asks")
+            assert evaluator.asked == [], "no question is wasted"
+            assert [event.reason for event in told] == ["away"], "told once"
+            assert up.state == "waits to try again, 0 questions"
+            evaluator.is_away = False
+            await until(lambda: len(told) == 2, within=PATIENCE_SECONDS, what="it warms")
+            assert (told[1].stored, told[1].reason) == (50, "")
+            assert await result(decisions, question("user-49")) == "hit"
+
+    @pytest.mark.usefixtures("quick")
+    async def test_an_engine_that_goes_away_is_not_asked_everything(
+        self, server: ValkeyServer
+    ) -> None:
+        evaluator = Away(away_after=20)
+        evaluator.is_away = False
+        members = [spell(each) for each in many(100)]
+        async with warming_up(server.url, evaluator, *members) as (up, told, _):
+            up.start()
+            await until(lambda: told, within=PATIENCE_SECONDS, what="it stops")
+            assert (told[0].reason, told[0].stored) == ("away", 20)
+            assert FAILURES_TO_ASK <= told[0].failed < 20
+            evaluator.away_after, evaluator.is_away = 1000, False
+            await until(lambda: len(told) == 2, within=PATIENCE_SECONDS, what="it goes on")
+            assert (told[1].cached, told[1].stored, told[1].reason) == (20, 80, "")
+
+    async def test_questions_that_fail_by_themselves_are_left_behind(
+        self, server: ValkeyServer
+    ) -> None:
+        async def decide(_policy: str, given: bytes) -> Decision:
+            if b"user-1" in given:
+                raise EvaluationError("broken for these")
+            return ALLOW
+
+        members = [spell(each) for each in many(30)]
+        async with warming_up(server.url, Scripted(decide), *members) as (up, told, _):
+            up.start()
+            await until(lambda: told, within=PATIENCE_SECONDS, what="it ends")
+            assert up.state == "ended, 30 questions"
+        assert (told[0].stored, told[0].failed, told[0].reason) == (19, 11, "")
+
+    @pytest.mark.usefixtures("quick")
+    async def test_a_server_that_comes_back_is_warmed(
+        self, private_server: Callable[..., ValkeyServer]
+    ) -> None:
+        lost = private_server()
+        async with warming_up(lost.url, Scripted(ALLOW), patience=0.5) as (up, told, decisions):
+            lost.kill()
+            up.start()
+            await until(lambda: told, within=PATIENCE_SECONDS, what="it has to wait")
+            lost.start()
+            with lost.client() as client:
+                client.zadd("policy:hot_requests", {spell(question()): 1})
+                client.expire("policy:hot_requests", 60)
+            await until(lambda: not told[-1].reason, within=PATIENCE_SECONDS, what="it warms")
+            assert told[-1].stored == 1
+            assert await result(decisions, question()) == "hit"
 
     async def test_closing_ends_it(self, server: ValkeyServer) -> None:
         evaluator = Scripted(ALLOW)

@@ -134,7 +134,23 @@ EXPECTED: list[tuple[Event, dict[str, float]]] = [
             "sark_warmed_questions_total result=failed": 2,
             "sark_warmed_questions_total result=skipped": 3,
             "sark_warming_seconds_total": 1.5,
+            "sark_warm_ups_total result=failed": 1,
+        },
+    ),
+    (
+        Warmed(cached=1, evaluated=0, stored=0, failed=0, skipped=0, seconds=0.5),
+        {
+            "sark_warmed_questions_total result=cached": 1,
+            "sark_warming_seconds_total": 0.5,
             "sark_warm_ups_total result=completed": 1,
+        },
+    ),
+    (
+        Warmed(cached=0, evaluated=0, stored=0, failed=3, skipped=0, seconds=0.5, reason="away"),
+        {
+            "sark_warmed_questions_total result=failed": 3,
+            "sark_warming_seconds_total": 0.5,
+            "sark_warm_ups_total result=put_off": 1,
         },
     ),
     (AuditRefused(2, "full"), {"sark_audit_events_refused_total reason=full": 2}),

@@ -127,7 +127,9 @@ def report_events(hub: Hub) -> None:
         fields = msgspec.structs.asdict(event)
         reason = fields.pop("reason")
         if reason:
-            log.warning("cache not warmed to the end", **fields, reason=reason)
+            log.warning("cache not warmed yet, will be tried again", **fields, reason=reason)
+        elif event.failed:
+            log.warning("cache warmed, but for what failed", **fields)
         elif any(fields[name] for name in fields.keys() - {"seconds"}):
             log.info("cache warmed", **fields)
 

@@ -145,7 +145,8 @@ class Metrics:
             for result in ("cached", "evaluated", "stored", "failed", "skipped"):
                 questions.labels(result).inc(getattr(event, result))
             seconds.inc(event.seconds)
-            ended.labels("given_up" if event.reason else "completed").inc()
+            result = "failed" if event.failed else "completed"
+            ended.labels("put_off" if event.reason else result).inc()
 
         hub.on(Warmed, warmed)
 

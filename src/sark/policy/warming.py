@@ -25,6 +25,9 @@ from sark.policy.question import Question
 __all__ = ["Pace", "Unusable", "WarmReport", "warm"]
 
 BATCH = 100  # look-ups in one exchange
+# So many failures in a row raise the question whether the engine is there at all.
+FAILURES_TO_ASK = 3
+NO_CACHE = "the cache server does not answer"
 # A process that woke up late makes up for this much; a timer alone can't keep high rates.
 BURST_SECONDS = 0.01
 
@@ -53,6 +56,7 @@ class WarmReport:
         failed: Those without decision: the engine, or the cache server, did not answer.
         skipped: Those that cannot be asked, or whose policy's decisions are never kept.
         seconds: How long it took.
+        reason: Why it ended before all were dealt with; empty when it did not.
     """
 
     asked: int = 0
@@ -62,6 +66,7 @@ class WarmReport:
     failed: int = 0
     skipped: int = 0
     seconds: float = 0.0
+    reason: str = ""
 
     @property
     def done(self) -> int:
@@ -108,6 +113,9 @@ async def warm(
     May be cancelled at any point: no further evaluation begins, and those under way, which requests
     may have joined, are waited for (their deadline bounds that).
 
+    A question that fails is left behind. When several fail in a row and the engine says that it is
+    not ready, or when the cache server is away, the rest is given up: see ``WarmReport.reason``.
+
     Args:
         decisions: Looks up, decides and stores.
         questions: Read as they are needed.
@@ -122,9 +130,12 @@ async def warm(
     source = iter(questions)
     try:
         # Few enough that what a look-up found is about a second old, at most, when it is used.
-        while batch := list(islice(source, max(1, min(BATCH, int(rate))))):
+        size = max(1, min(BATCH, int(rate)))
+        while not warming.report.reason and (batch := list(islice(source, size))):
             await warming.batch(batch)
             await asyncio.sleep(0)
+        await warming.finish()
+        await warming.ask_after_failures(1)
     finally:
         await warming.finish()
     return warming.report
@@ -144,6 +155,7 @@ class _Warming:
         self._concurrency = concurrency
         self._on_progress = on_progress
         self._under_way: set[asyncio.Task[None]] = set()
+        self._failed_in_a_row = 0
 
     async def batch(self, batch: Sequence[Question | Unusable]) -> None:
         """Look a batch up and evaluate what is missing."""
@@ -163,6 +175,8 @@ class _Warming:
         glances = [decisions.glance(question, use_entry=False) for question in questions]
         looked = await decisions.cache.get_many(questions, decisions.revision)
         missing = []
+        if all(found.result == "unavailable" for found in looked):
+            report.reason = NO_CACHE
         for question, glance, found in zip(questions, glances, looked, strict=True):
             if found.decision is not None:
                 report.cached += 1
@@ -174,7 +188,18 @@ class _Warming:
         self._progress()
         for question, glance, found in missing:
             await self._turn()
+            await self.ask_after_failures(FAILURES_TO_ASK)
+            if report.reason:
+                return
             self._watch(decisions.fill(question, glance, found))
+
+    async def ask_after_failures(self, count: int) -> None:
+        """Ask the engine whether it is ready when the last ``count`` evaluations failed."""
+        if self._failed_in_a_row < count or self.report.reason:
+            return
+        self._failed_in_a_row = 0
+        # Ready: then it is the questions, or their policy.
+        self.report.reason = await self._decisions.evaluations.evaluator.ready() or ""
 
     async def _turn(self) -> None:
         while len(self._under_way) >= self._concurrency:
@@ -200,7 +225,9 @@ class _Warming:
         broken = not stored.done() or stored.exception() is not None
         if broken or flight.decided.result().source == "failed":
             report.failed += 1
+            self._failed_in_a_row += 1
         else:
+            self._failed_in_a_row = 0
             report.evaluated += 1
             report.stored += stored.result() > 0
 
