@@ -224,7 +224,7 @@ def _reloader(settings: Settings, decisions: Decisions, hub: Hub) -> PolicyReloa
     async def refresh() -> None:
         match evaluator:
             case EmbeddedRego():
-                evaluator.reload()
+                await evaluator.reload()
             case OpaHttp():
                 await evaluator.refresh()
 
