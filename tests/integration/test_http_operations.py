@@ -28,6 +28,7 @@ ROUTES = {
     "/v1/cache/invalidate": {"post"},
     "/v1/cache/stats": {"get"},
     "/v1/cache/explain": {"post"},
+    "/v1/cache/warm": {"post"},
 }
 AUTHORIZE_STATUSES = {"200", "400", "401", "413", "415", "422", "429", "503"}
 

@@ -202,6 +202,43 @@ class TestWhatIsWarmed:
             assert await hot.read() == []
 
 
+class TestWithoutReplacing:
+    """As for who can't know under which policies the others decide."""
+
+    async def test_what_it_cannot_explain_is_left_alone(self, server: ValkeyServer) -> None:
+        async with (
+            opened(server.url, Scripted(ALLOW, revision="services")) as services,
+            opened(server.url, Scripted(ALLOW, revision="other")) as other,
+        ):
+            await warm(services, many(10), rate=FAST)
+            foreign = b"not one of ours"
+            assert await result(services, question("user-10")) == "absent"
+            with server.client() as client:
+                client.set(services.cache.decision_key(question("user-10")), foreign, ex=60)
+            report = await warm(other, many(15), rate=FAST, replace=False)
+            assert counts_of(report) == {"asked": 15, "foreign": 11, "evaluated": 4, "stored": 4}
+            assert report.done == 15
+            assert [await result(services, each) for each in many(10)] == ["hit"] * 10
+            with server.client() as client:
+                assert client.get(services.cache.decision_key(question("user-10"))) == foreign
+            again = await warm(other, many(15), rate=FAST, replace=False)
+            assert counts_of(again) == {"asked": 15, "foreign": 11, "cached": 4}
+
+    async def test_nor_is_what_was_stored_meanwhile_replaced(self, server: ValkeyServer) -> None:
+        gate = Gate()
+        async with (
+            opened(server.url, Scripted(ALLOW, revision="services")) as services,
+            opened(server.url, Scripted(gate, revision="other")) as other,
+        ):
+            warming = asyncio.create_task(warm(other, many(1), rate=FAST, replace=False))
+            await gate.reached.wait()
+            await services.decide(question("user-0"), deadline=later())
+            await services.evaluations.close()
+            gate.opened.set()
+            assert counts_of(await warming) == {"asked": 1, "evaluated": 1}
+            assert await result(services, question("user-0")) == "hit"
+
+
 class TestCost:
     async def test_a_hundred_look_ups_are_one_round_trip(self, server: ValkeyServer) -> None:
         async with count_round_trips(server) as (url, counts), opened(url) as decisions:

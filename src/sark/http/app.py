@@ -7,7 +7,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp
 
 import sark
-from sark.http import cache, invalidation, openapi, operations, problems
+from sark.http import cache, invalidation, openapi, operations, problems, warming
 from sark.http.authorize import AUTHORIZE_PATH, authorize
 from sark.http.batch import BATCH_PATH, authorize_batch
 from sark.http.body_limit import BodyLimit
@@ -39,7 +39,10 @@ def create_app(runtime: Runtime, metrics: Metrics) -> ASGIApp:
             Middleware(
                 BodyLimit,
                 max_bytes=settings.max_body_bytes,
-                exceptions={BATCH_PATH: settings.max_batch_body_bytes},
+                exceptions={
+                    BATCH_PATH: settings.max_batch_body_bytes,
+                    warming.WARM_PATH: settings.max_batch_body_bytes,
+                },
             )
         ],
     )
@@ -56,5 +59,6 @@ def create_app(runtime: Runtime, metrics: Metrics) -> ASGIApp:
     app.include_router(operations.router)
     app.include_router(invalidation.router)
     app.include_router(cache.router)
+    app.include_router(warming.router)
     openapi.install(app)
     return Shortcut(app, AUTHORIZE_PATH, authorize, max_bytes=settings.max_body_bytes)

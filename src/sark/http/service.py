@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -30,6 +31,7 @@ class Service:
         cache_counts: What it counts around the cache.
         admin: Opens the admin routes.
         caller: Required of callers when it is set.
+        warming: The warming under way, if any: there is one at a time.
     """
 
     runtime: Runtime
@@ -37,6 +39,7 @@ class Service:
     cache_counts: CacheCounts
     admin: Credential
     caller: Credential
+    warming: set[asyncio.Task[str]] = field(default_factory=set)
 
     async def check_caller(self, request: Request) -> None:
         """Refuse a caller without the service token, when there is one.

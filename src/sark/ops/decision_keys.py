@@ -6,7 +6,7 @@ The number of steps is bounded, whatever the number of keys; what was not seen i
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -14,12 +14,13 @@ from sark.errors import StoreError
 from sark.keyspace import classify
 from sark.store import Server
 
-__all__ = ["StoredDecisions", "sample_decisions"]
+__all__ = ["StoredDecisions", "sample_decisions", "sample_key_forms"]
 
 STEPS = 20
 KEYS_PER_STEP = 500
 MEASURED_KEYS = 100
 DECISIONS = "policy_decision"
+FULL_DIGITS = 64
 
 
 class StoredDecisions(msgspec.Struct, frozen=True):
@@ -51,6 +52,17 @@ async def sample_decisions(server: Server) -> StoredDecisions | None:
     except StoreError:
         return None
     return StoredDecisions(count, not complete, len(keys), average)
+
+
+async def sample_key_forms(server: Server) -> set[Literal["full", "compact"]]:
+    """Tell the forms of the decisions' keys, as ``SARK_CACHE_KEY`` names them; of a sample.
+
+    Raises:
+        StoreError: The server does not answer.
+    """
+    keys, _ = await _sample(server)
+    lengths = {len(key.rpartition(b":")[2]) for key in keys if _is_decision(key)}
+    return {"full" if length == FULL_DIGITS else "compact" for length in lengths}
 
 
 async def _sample(server: Server) -> tuple[list[bytes], bool]:

@@ -54,6 +54,8 @@ class WarmReport:
         evaluated: Those that the policy engine decided.
         stored: Those of them that were stored; the others may not be kept, or could not be.
         failed: Those without decision: the engine, or the cache server, did not answer.
+        foreign: Those that are cached under another stamp, and were left so: revoked, or decided by
+            other policies than this process has.
         skipped: Those that cannot be asked, or whose policy's decisions are never kept.
         seconds: How long it took.
         reason: Why it ended before all were dealt with; empty when it did not.
@@ -64,6 +66,7 @@ class WarmReport:
     evaluated: int = 0
     stored: int = 0
     failed: int = 0
+    foreign: int = 0
     skipped: int = 0
     seconds: float = 0.0
     reason: str = ""
@@ -71,7 +74,7 @@ class WarmReport:
     @property
     def done(self) -> int:
         """Questions that are dealt with."""
-        return self.cached + self.evaluated + self.failed + self.skipped
+        return self.cached + self.evaluated + self.failed + self.foreign + self.skipped
 
 
 Progress = Callable[[WarmReport], None]
@@ -106,6 +109,7 @@ async def warm(
     *,
     rate: float,
     concurrency: int = 8,
+    replace: bool = True,
     on_progress: Progress | None = None,
 ) -> WarmReport:
     """Evaluate and store what is not cached.
@@ -121,12 +125,14 @@ async def warm(
         questions: Read as they are needed.
         rate: Most evaluations per second.
         concurrency: Most evaluations at a time.
+        replace: Whether to replace decisions that are not valid here. To be denied where they may
+            be valid for others, who have other policies.
         on_progress: Given the report, always the same object, whenever it has changed.
 
     Raises:
         StoreError: The ``state`` server did not answer.
     """
-    warming = _Warming(decisions, rate, concurrency, on_progress)
+    warming = _Warming(decisions, rate, concurrency, on_progress, replace=replace)
     source = iter(questions)
     try:
         # Few enough that what a look-up found is about a second old, at most, when it is used.
@@ -145,7 +151,13 @@ class _Warming:
     """One call of ``warm``."""
 
     def __init__(
-        self, decisions: Decisions, rate: float, concurrency: int, on_progress: Progress | None
+        self,
+        decisions: Decisions,
+        rate: float,
+        concurrency: int,
+        on_progress: Progress | None,
+        *,
+        replace: bool,
     ) -> None:
         self.report = WarmReport()
         self._decisions = decisions
@@ -154,6 +166,7 @@ class _Warming:
         self._pace = Pace(rate, self._loop.time)
         self._concurrency = concurrency
         self._on_progress = on_progress
+        self._replace = replace
         self._under_way: set[asyncio.Task[None]] = set()
         self._failed_in_a_row = 0
 
@@ -183,6 +196,8 @@ class _Warming:
             elif found.result == "unavailable":
                 # Nothing could be stored, so nothing is evaluated.
                 report.failed += 1
+            elif found.result != "absent" and not self._replace:
+                report.foreign += 1
             else:
                 missing.append((question, glance, found))
         self._progress()
@@ -191,7 +206,7 @@ class _Warming:
             await self.ask_after_failures(FAILURES_TO_ASK)
             if report.reason:
                 return
-            self._watch(decisions.fill(question, glance, found))
+            self._watch(decisions.fill(question, glance, found, replace=self._replace))
 
     async def ask_after_failures(self, count: int) -> None:
         """Ask the engine whether it is ready when the last ``count`` evaluations failed."""
