@@ -16,6 +16,7 @@ import os
 import re
 import ssl
 import tempfile
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager, suppress
 from functools import cache
@@ -118,6 +119,7 @@ class OpaServer:
         is_activated: Whether the bundles are; before that every document is undefined.
         faults: What befalls the next requests, one each.
         always: What befalls every request once ``faults`` is used up.
+        decision_ids: Ids of the answers so far when decision logs are on; None when they are off.
         seen: All requests.
         connections: How many connections brought them.
         most_under_way: Most requests that were under way at the same time.
@@ -134,6 +136,7 @@ class OpaServer:
         self.is_activated = True
         self.faults: list[Fault] = []
         self.always: Fault | None = None
+        self.decision_ids: list[str] | None = None
         self.seen: list[Seen] = []
         self.most_under_way = 0
         self.port = 0
@@ -238,6 +241,9 @@ class OpaServer:
                 document.update(*reference_engine().eval_query(query, given))
         except opa_bindings().OpaError as failed:
             return evaluation_error(str(failed))
+        if self.decision_ids is not None:
+            self.decision_ids.append(str(uuid.uuid4()))
+            document["decision_id"] = self.decision_ids[-1]
         if request.query.get("provenance") == "true":
             document["provenance"] = self._provenance()
         return answer(200, document)

@@ -81,6 +81,8 @@ class Outcome(msgspec.Struct, frozen=True):
         ttl: Seconds that it stays cached, as far as is known yet.
         revision: The policies that it was made under.
         flight: The evaluation that it came from; tells when it has been stored.
+        engine_decision_id: The engine's own id of that evaluation; empty without one, and for what
+            comes from a cache, which the engine has no entry of.
     """
 
     allow: bool
@@ -89,6 +91,7 @@ class Outcome(msgspec.Struct, frozen=True):
     ttl: int
     revision: str
     flight: Flight | None = None
+    engine_decision_id: str = ""
 
 
 class Decisions:
@@ -245,6 +248,7 @@ class Decisions:
             0,
             self._revision_with(evaluated.revision),
             flight,
+            evaluated.engine_decision_id,
         )
 
     def settle_cached(

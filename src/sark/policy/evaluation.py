@@ -46,6 +46,7 @@ class Evaluated(msgspec.Struct, frozen=True):
         source: ``evaluated``, ``undefined`` or ``failed``.
         decision: The policy's own words; None when there are none.
         revision: The policies that it was evaluated under.
+        engine_decision_id: The engine's own id of the decision; empty without one.
     """
 
     allow: bool
@@ -53,6 +54,7 @@ class Evaluated(msgspec.Struct, frozen=True):
     source: Literal["evaluated", "undefined", "failed"]
     decision: Decision | None
     revision: str
+    engine_decision_id: str = ""
 
 
 Store = Callable[[Evaluated], Awaitable[int]]
@@ -179,4 +181,5 @@ class Evaluations:
             source="evaluated" if decision else "undefined",
             decision=decision,
             revision=evaluation.revision,
+            engine_decision_id=evaluation.decision_id,
         )

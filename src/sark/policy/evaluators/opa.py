@@ -160,7 +160,7 @@ class OpaHttp:
         path = f"/v1/data/sark/{quote(policy, safe='')}/decision?provenance=true"
         async with self._turn():
             answer = await self._query(path, b'{"input":' + input_json + b"}")
-        return Evaluation(answer.decision(policy), answer.revision)
+        return Evaluation(answer.decision(policy), answer.revision, answer.decision_id)
 
     async def refresh(self) -> None:
         """Ask OPA for its revision.
