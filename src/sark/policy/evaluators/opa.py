@@ -97,6 +97,7 @@ class OpaHttp:
         self._transport = OpaTransport(endpoint, max_concurrent + CHECK_CONNECTIONS)
         self._breaker = Breaker()
         self._tracker = RevisionTracker()
+        self._unusable = ""
         self._hub = hub or Hub()
         self._on_revision = on_revision
 
@@ -174,15 +175,28 @@ class OpaHttp:
     async def watch(self, interval: float) -> None:
         """Ask for the revision again and again, until cancelled.
 
-        It also closes the breaker when no evaluation comes to probe.
+        Certificates are read again when their files have changed. It also closes the breaker when
+        no evaluation comes to probe.
 
         Args:
             interval: Seconds from one answer to the next question, jittered by a tenth.
         """
         while True:
             await asyncio.sleep(interval * random.uniform(0.9, 1.1))  # noqa: S311 - no cryptography
+            await self.renew()
             with suppress(EvaluationError):
                 await self.refresh()
+
+    async def renew(self) -> None:
+        """Read the certificates again if their files have changed; unusable ones are logged."""
+        try:
+            if await self._transport.renew():
+                _log.info("the certificates for OPA were read again")
+            self._unusable = ""
+        except ConfigurationError as error:
+            if str(error) != self._unusable:
+                self._unusable = str(error)
+                _log.warning("the earlier certificates for OPA stay in use: %s", error)
 
     async def ready(self) -> str | None:
         """Tell whether evaluations can be expected to succeed.
