@@ -111,7 +111,7 @@ class EvaluationEnded(Event, frozen=True):
 
     Attributes:
         result: ``undefined`` and ``failed`` are denials that are not kept.
-        seconds: From asking to the answer.
+        seconds: From asking to the answer, the wait for its turn included.
     """
 
     policy: str

@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sark.errors import EvaluationError, StoreError
-from sark.events import Hub, Looked, Warmed
+from sark.events import EvaluatorBreakerChanged, Hub, Looked, Warmed
 from sark.ops.health import readiness
 from sark.policy import Decision, PolicyCache, Question
 from sark.policy import warm_up as warm_up_module
@@ -36,6 +37,7 @@ from tests.support.gateways import (
     policy_decisions,
     question,
 )
+from tests.support.opa import OpaServer
 from tests.support.polling import until
 from tests.support.probe import count_round_trips
 from tests.support.servers import ValkeyServer
@@ -634,6 +636,35 @@ class TestAtTheStart:
             await until(lambda: len(told) == 2, within=PATIENCE_SECONDS, what="it warms")
             assert (told[1].stored, told[1].reason) == (50, "")
             assert await result(decisions, question("user-49")) == "hit"
+
+    @pytest.mark.usefixtures("quick")
+    async def test_an_opa_that_starts_after_the_service(
+        self, server: ValkeyServer, tmp_path: Path
+    ) -> None:
+        hub, told, opened = Hub(), list[Warmed](), list[EvaluatorBreakerChanged]()
+        hub.on(Warmed, told.append)
+        hub.on(EvaluatorBreakerChanged, opened.append)
+        async with OpaServer() as opa:
+            await opa.stop()
+            settings = Settings(
+                valkey_url=ServerUrl(server.url),
+                key_dir=tmp_path,
+                opa_url=opa.url,
+                opa_watch_interval=3600,
+                policies=("full",),
+                warm_rate=FAST,
+            )
+            async with open_runtime(settings, hub=hub) as runtime:
+                asked = [question(f"user-{number}", policy="full") for number in range(200)]
+                await record(runtime.store, *(spell(each) for each in asked))
+                runtime.warm_up.start()
+                await until(lambda: told, within=PATIENCE_SECONDS, what="it has to wait")
+                assert told[0].reason == "OPA: connection refused"
+                assert told[0].failed == 0
+                await opa.start()
+                await until(lambda: not told[-1].reason, within=PATIENCE_SECONDS, what="it warms")
+                assert (told[-1].stored, told[-1].failed) == (200, 0)
+        assert opened == []
 
     @pytest.mark.usefixtures("quick")
     async def test_an_engine_that_goes_away_is_not_asked_everything(

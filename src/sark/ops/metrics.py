@@ -7,6 +7,7 @@ and no error text, ever becomes one.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -42,6 +43,7 @@ from sark.store import Server
 __all__ = ["Metrics"]
 
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+_WAITS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 class Metrics:
@@ -76,10 +78,10 @@ class Metrics:
     def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
         return Gauge(f"sark_{name}", help_text, labels, registry=self.registry)
 
-    def _histogram(self, name: str, help_text: str, *labels: str) -> Histogram:
-        return Histogram(
-            f"sark_{name}", help_text, labels, buckets=_SECONDS, registry=self.registry
-        )
+    def _histogram(
+        self, name: str, help_text: str, *labels: str, buckets: Sequence[float] = _SECONDS
+    ) -> Histogram:
+        return Histogram(f"sark_{name}", help_text, labels, buckets=buckets, registry=self.registry)
 
     def _count_requests(self, hub: Hub) -> None:
         decisions = self._counter("decisions", "Answers given", "policy", "allow", "source")
@@ -98,7 +100,9 @@ class Metrics:
         ended = self._histogram("evaluation_seconds", "Evaluations", "policy", "result")
         failed = self._counter("evaluation_failures", "Evaluations without decision", "policy")
         breaker = self._counter("evaluator_breaker_opened", "Times that the engine was found dead")
-        queued = self._histogram("evaluator_queue_seconds", "Waits before evaluations", "result")
+        queued = self._histogram(
+            "evaluator_queue_seconds", "Waits before evaluations", "result", buckets=_WAITS
+        )
         reloads = self._counter("policy_reloads", "Times that policies were changed", "result")
 
         def evaluation_ended(event: EvaluationEnded) -> None:
