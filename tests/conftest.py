@@ -10,7 +10,10 @@ import pytest
 import valkey
 from hypothesis import settings
 
+from tests.support.opa import set_live_opa_aside
 from tests.support.servers import ValkeyServer
+
+set_live_opa_aside(os.environ)
 
 NO_EXPIRY = -1
 

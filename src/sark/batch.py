@@ -188,17 +188,29 @@ async def _identify(
 async def _settle(
     decisions: Decisions, plan: Plan, asked: Sequence[tuple[Question, Glance, Found]]
 ) -> list[Outcome]:
-    """Take what the caches have, and evaluate the rest concurrently."""
+    """Take what the caches have, and evaluate the rest concurrently.
+
+    No more at a time than the engine works on: who asks for one decision meanwhile waits behind
+    those, not behind the whole batch.
+    """
     outcomes = [decisions.settle_cached(one, plan, glance, found) for one, glance, found in asked]
-    missing = [number for number, outcome in enumerate(outcomes) if outcome is None]
-    settled = await asyncio.gather(
-        *(
-            decisions.settle(question, plan, glance, found)
-            for question, glance, found in (asked[number] for number in missing)
-        )
-    )
-    evaluated = dict(zip(missing, settled, strict=True))
-    return [outcome or evaluated[number] for number, outcome in enumerate(outcomes)]
+    # A question that is asked twice is evaluated once.
+    missing = {
+        one[0].key: one for one, outcome in zip(asked, outcomes, strict=True) if outcome is None
+    }
+    evaluated: dict[bytes, Outcome] = {}
+    left = iter(missing.items())
+
+    async def evaluate() -> None:
+        for key, (question, glance, found) in left:
+            evaluated[key] = await decisions.settle(question, plan, glance, found)
+
+    workers = min(len(missing), decisions.evaluations.most_at_once)
+    await asyncio.gather(*(evaluate() for _ in range(workers)))
+    return [
+        outcome or evaluated[question.key]
+        for outcome, (question, _, _) in zip(outcomes, asked, strict=True)
+    ]
 
 
 def _check(

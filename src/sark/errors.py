@@ -26,6 +26,7 @@
     │   └── SessionCapError         the user has as many sessions as are allowed
     ├── IssuerUnavailableError      an outside issuer's keys cannot be had: nobody's fault here
     ├── EvaluationError             the policy engine failed; never cached, always a denial
+    │   └── EvaluatorBusyError      ... was not asked: too many evaluations are under way
     ├── LimitExceededError          a rate limit refused the request
     └── AuditError                  an answer's audit event was not accepted
         └── QueueFullError          ... because the event queue is at its bound
@@ -43,6 +44,7 @@ __all__ = [
     "DurabilityError",
     "EmbeddedServerError",
     "EvaluationError",
+    "EvaluatorBusyError",
     "InvalidRequestError",
     "IssuerUnavailableError",
     "LimitExceededError",
@@ -206,6 +208,10 @@ class IssuerUnavailableError(SarkError):
 
 class EvaluationError(SarkError):
     """The policy engine failed to give a decision. Never cached, always a denial."""
+
+
+class EvaluatorBusyError(EvaluationError):
+    """The policy engine was not asked: others kept it busy for longer than one may wait."""
 
 
 class LimitExceededError(SarkError):

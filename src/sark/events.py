@@ -22,6 +22,7 @@ __all__ = [
     "EvaluationEnded",
     "EvaluationFailed",
     "EvaluatorBreakerChanged",
+    "EvaluatorQueued",
     "Event",
     "GenerationChanged",
     "GuardChanged",
@@ -36,6 +37,7 @@ __all__ = [
     "Looked",
     "NearCacheChanged",
     "PoliciesReloaded",
+    "PoliciesRestored",
     "PolicyReloadFailed",
     "RefreshReused",
     "RoundTrip",
@@ -122,7 +124,7 @@ class EvaluationEnded(Event, frozen=True):
 
     Attributes:
         result: ``undefined`` and ``failed`` are denials that are not kept.
-        seconds: From asking to the answer.
+        seconds: From asking to the answer, the wait for its turn included.
     """
 
     policy: str
@@ -132,6 +134,12 @@ class EvaluationEnded(Event, frozen=True):
 
 class PoliciesReloaded(Event, frozen=True):
     """Other policies are in force: what was decided under the earlier ones is a miss."""
+
+    revision: str
+
+
+class PoliciesRestored(Event, frozen=True):
+    """After others had been refused, the policies read are the running ones: nothing is pending."""
 
     revision: str
 
@@ -175,7 +183,7 @@ class Decided(Event, frozen=True):
 
 
 class Warmed(Event, frozen=True):
-    """A service has warmed its cache at the start, or had to give that up.
+    """A service has warmed its cache at the start, or has to try that again later.
 
     Attributes:
         cached: Questions that were cached already.
@@ -346,6 +354,18 @@ class IssuerUnavailable(Event, frozen=True):
     issuer: str
     reason: str
     usable: bool
+
+
+class EvaluatorQueued(Event, frozen=True):
+    """An evaluation had to wait for its turn, because so many were under way.
+
+    Attributes:
+        seconds: How long it waited.
+        served: Whether its turn came; otherwise it gave up, and the request is denied.
+    """
+
+    seconds: float
+    served: bool
 
 
 E = TypeVar("E", bound=Event)

@@ -418,6 +418,7 @@ def event_of(request: Request, question: Question, outcome: Outcome) -> AuditEve
         reason=outcome.reason,
         cached=_cached(outcome),
         revision=outcome.revision,
+        engine_decision_id=outcome.engine_decision_id,
     )
 
 
@@ -435,6 +436,7 @@ def _event(
     kind: Literal["decision", "refusal"] = "decision",
     cached: Cached = False,
     revision: str = "",
+    engine_decision_id: str = "",
 ) -> AuditEvent:
     return AuditEvent(
         id=new_event_id(),
@@ -449,6 +451,7 @@ def _event(
         reason=reason,
         cached=cached,
         revision=revision,
+        engine_decision_id=engine_decision_id,
         ip=request.ip,
         api_key_id=request.api_key_id,
     )

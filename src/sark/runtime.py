@@ -273,6 +273,7 @@ async def _open_evaluator(settings: Settings, hub: Hub) -> AsyncIterator[Evaluat
         OpaEndpoint.of(settings),
         timeout=settings.evaluator_timeout_ms / 1000,
         max_concurrent=settings.opa_pool_size,
+        queue_timeout=settings.evaluator_queue_ms / 1000,
         hub=hub,
     )
     async with opa, background(opa.watch(settings.opa_watch_interval), "sark-opa-watch"):
@@ -291,7 +292,7 @@ def _reloader(settings: Settings, decisions: Decisions, hub: Hub) -> PolicyReloa
     async def refresh() -> None:
         match evaluator:
             case EmbeddedRego():
-                evaluator.reload()
+                await evaluator.reload()
             case OpaHttp():
                 await evaluator.refresh()
 
@@ -403,12 +404,14 @@ def _decisions(
         key_form=settings.cache_key,
         jitter=settings.ttl_jitter,
     )
-    # OPA keeps its own, shorter time, so that its breaker hears of what takes too long.
-    timeout = settings.evaluator_timeout_ms / 1000 + EVALUATION_GRACE_SECONDS
+    # OPA keeps its own, shorter times, for the wait and for the answer, so that its breaker hears
+    # of what takes too long.
+    milliseconds = settings.evaluator_queue_ms + settings.evaluator_timeout_ms
+    timeout = milliseconds / 1000 + EVALUATION_GRACE_SECONDS
     return Decisions(
         cache,
         _near_feed(settings, store),
-        Evaluations(evaluator, timeout=timeout, hub=store.hub),
+        Evaluations(evaluator, timeout=timeout, hub=store.hub, most_at_once=settings.opa_pool_size),
         signer,
         store_timeout=settings.request_budget_ms / 1000,
         hot=hot if settings.hot_sample else None,

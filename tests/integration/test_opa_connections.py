@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -48,17 +49,6 @@ async def test_never_more_than_so_many_at_a_time(server: OpaServer, most: int) -
     assert all(evaluation.decision for evaluation in evaluations)
     assert server.most_under_way == most
     assert server.connections == most
-
-
-async def test_waiting_for_a_connection_is_part_of_the_timeout(server: OpaServer) -> None:
-    server.always = slow(30)
-    async with OpaHttp(OpaEndpoint(server.url), timeout=0.3, max_concurrent=1) as opa:
-        results = await asyncio.gather(
-            *(opa.evaluate("full", INPUT) for _ in range(3)), return_exceptions=True
-        )
-    # The first was asked at the start, for the revision.
-    assert len(server.seen) == 2
-    assert [str(result) for result in results] == ["OPA: no answer within 0.3 s"] * 3
 
 
 async def test_a_connection_that_opa_closed_while_idle_is_replaced(server: OpaServer) -> None:
@@ -271,6 +261,68 @@ async def test_mutual_tls(ours: Authority, authority: Callable[[str], Authority]
             with pytest.raises(EvaluationError):
                 await once(endpoint)
         assert len(server.seen) == seen
+
+
+async def test_certificates_are_read_again_when_their_files_change(
+    ours: Authority, authority: Callable[[str], Authority], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As with certificates that live for hours: both sides get others while this process runs."""
+    caplog.set_level(logging.INFO, "sark.policy.opa")
+    async with OpaServer(tls=ours.serve(clients_of=ours)) as server:
+        endpoint = OpaEndpoint(
+            server.url, ca_file=ours.file, client_cert_file=ours.cert, client_key_file=ours.key
+        )
+        async with OpaHttp(endpoint) as opa:
+            assert (await opa.evaluate("full", INPUT)).decision is not None
+            await opa.renew()
+            assert caplog.messages == []
+            theirs = authority("theirs")
+            await server.stop()
+            server._tls = theirs.serve(clients_of=theirs)
+            await server.start()
+            with pytest.raises(EvaluationError):
+                await opa.evaluate("full", INPUT)
+            # Half of it is there.
+            theirs.cert.replace(ours.cert)
+            await opa.renew()
+            await opa.renew()
+            assert len(caplog.messages) == 1
+            assert "the earlier certificates for OPA stay in use: OPA_CLIENT_" in caplog.text
+            theirs.key.replace(ours.key)
+            theirs.file.replace(ours.file)
+            await opa.renew()
+            assert caplog.messages[1:] == ["the certificates for OPA were read again"]
+            assert (await opa.evaluate("full", INPUT)).decision is not None
+            assert await opa.ready() is None
+
+
+async def test_a_connection_made_with_earlier_certificates_is_not_used_again(
+    ours: Authority,
+) -> None:
+    async with (
+        OpaServer(tls=ours.serve()) as server,
+        OpaHttp(OpaEndpoint(server.url, ca_file=ours.file)) as opa,
+    ):
+        for _ in range(3):
+            await opa.evaluate("full", INPUT)
+        assert server.connections == 1
+        ours.file.touch()
+        await opa.renew()
+        for _ in range(3):
+            await opa.evaluate("full", INPUT)
+        assert server.connections == 2
+
+
+async def test_the_watch_renews_certificates(ours: Authority) -> None:
+    async with (
+        OpaServer(tls=ours.serve()) as server,
+        OpaHttp(OpaEndpoint(server.url, ca_file=ours.file)) as opa,
+    ):
+        watching = asyncio.create_task(opa.watch(0.02))
+        ours.file.touch()
+        await until(lambda: server.connections == 2, within=5, what="it connects anew")
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
 
 
 async def test_plain_http_where_tls_is_expected_and_the_reverse(ours: Authority) -> None:

@@ -1,6 +1,6 @@
 """What OPA answers, as OpaHttp reads it; the same tests on a live OPA where one is given.
 
-``OPA_BIN=/path/to/opa`` or ``OPA_URL_TEST=http://...`` adds the live one.
+``OPA_BIN=/path/to/opa`` or ``OPA_URL=http://...`` adds the live one.
 """
 
 from __future__ import annotations

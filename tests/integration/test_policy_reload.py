@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from sark.errors import EvaluationError, PolicyError
-from sark.events import Hub, PoliciesReloaded, PolicyReloadFailed
+from sark.events import Hub, PoliciesReloaded, PoliciesRestored, PolicyReloadFailed
 from sark.file_watch import FileWatcher, fingerprint
 from sark.gateway import Request
 from sark.policy import Question
@@ -207,6 +207,24 @@ async def test_a_directory_that_goes_and_comes_back(runtime: Runtime, tmp_path: 
     await until(lambda: failed, within=10, what="its absence is told")
     write_policies(policies, {"authz.rego": DENYING})
     await until(lambda: reloaded, within=10, what="the new one is taken")
+
+
+async def test_the_old_files_back_after_a_refusal_are_told(
+    runtime: Runtime, tmp_path: Path
+) -> None:
+    """Else the last word would be that the policies were refused."""
+    reloaded, failed = collect(runtime.hub)
+    restored: list[PoliciesRestored] = []
+    runtime.hub.on(PoliciesRestored, restored.append)
+    broken = tmp_path / "policies" / "broken.rego"
+    broken.write_text(BROKEN)
+    await until(lambda: failed, within=10, what="the broken one is refused")
+    broken.unlink()
+    await until(lambda: restored, within=10, what="it is told that all is well")
+    assert restored[0].revision == runtime.gateway.decisions.revision
+    assert runtime.policies.refused == ""
+    await runtime.reload()
+    assert (len(restored), reloaded) == (1, [])
 
 
 # The watcher and its parts

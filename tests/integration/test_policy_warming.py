@@ -7,21 +7,24 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sark.errors import EvaluationError, StoreError
-from sark.events import Hub, Looked, Warmed
+from sark.events import EvaluatorBreakerChanged, Hub, Looked, Warmed
 from sark.ops.health import readiness
 from sark.policy import Decision, PolicyCache, Question
+from sark.policy import warm_up as warm_up_module
 from sark.policy.decisions import Decisions
+from sark.policy.evaluators import Evaluation
 from sark.policy.generations import Generations
 from sark.policy.hot import HotRequests, spell
 from sark.policy.policy_file import PolicyFile, PolicyRule
 from sark.policy.projection import Without
 from sark.policy.warm_up import WarmUp
-from sark.policy.warming import BURST_SECONDS, Unusable, WarmReport, warm
+from sark.policy.warming import BURST_SECONDS, FAILURES_TO_ASK, Unusable, WarmReport, warm
 from sark.runtime import open_runtime
 from sark.settings import ServerUrl, Settings
 from sark.store import Store
@@ -34,6 +37,7 @@ from tests.support.gateways import (
     policy_decisions,
     question,
 )
+from tests.support.opa import OpaServer
 from tests.support.polling import until
 from tests.support.probe import count_round_trips
 from tests.support.servers import ValkeyServer
@@ -78,7 +82,7 @@ def left_over(before: set[asyncio.Task[Any]]) -> list[str]:
 
 def counts_of(report: WarmReport) -> dict[str, int]:
     found = asdict(report)
-    del found["seconds"]
+    del found["seconds"], found["reason"]
     return {name: count for name, count in found.items() if count}
 
 
@@ -204,6 +208,43 @@ class TestWhatIsWarmed:
             await warm(decisions, many(5), rate=FAST)
             await hot.flush()
             assert await hot.read() == []
+
+
+class TestWithoutReplacing:
+    """As for who can't know under which policies the others decide."""
+
+    async def test_what_it_cannot_explain_is_left_alone(self, server: ValkeyServer) -> None:
+        async with (
+            opened(server.url, Scripted(ALLOW, revision="services")) as services,
+            opened(server.url, Scripted(ALLOW, revision="other")) as other,
+        ):
+            await warm(services, many(10), rate=FAST)
+            foreign = b"not one of ours"
+            assert await result(services, question("user-10")) == "absent"
+            with server.client() as client:
+                client.set(services.cache.decision_key(question("user-10")), foreign, ex=60)
+            report = await warm(other, many(15), rate=FAST, replace=False)
+            assert counts_of(report) == {"asked": 15, "foreign": 11, "evaluated": 4, "stored": 4}
+            assert report.done == 15
+            assert [await result(services, each) for each in many(10)] == ["hit"] * 10
+            with server.client() as client:
+                assert client.get(services.cache.decision_key(question("user-10"))) == foreign
+            again = await warm(other, many(15), rate=FAST, replace=False)
+            assert counts_of(again) == {"asked": 15, "foreign": 11, "cached": 4}
+
+    async def test_nor_is_what_was_stored_meanwhile_replaced(self, server: ValkeyServer) -> None:
+        gate = Gate()
+        async with (
+            opened(server.url, Scripted(ALLOW, revision="services")) as services,
+            opened(server.url, Scripted(gate, revision="other")) as other,
+        ):
+            warming = asyncio.create_task(warm(other, many(1), rate=FAST, replace=False))
+            await gate.reached.wait()
+            await services.decide(question("user-0"), deadline=later())
+            await services.evaluations.close()
+            gate.opened.set()
+            assert counts_of(await warming) == {"asked": 1, "evaluated": 1}
+            assert await result(services, question("user-0")) == "hit"
 
 
 class TestCost:
@@ -401,8 +442,9 @@ class TestServers:
             await decisions.cache.generations.invalidate_all()
             assert (await warm(decisions, many(150), rate=FAST)).stored == 150
             cache_server.kill()
-            report = await warm(decisions, many(5), rate=FAST)
-            assert counts_of(report) == {"asked": 5, "failed": 5}
+            report = await warm(decisions, many(150), rate=FAST)
+            assert counts_of(report) == {"asked": 100, "failed": 100}
+            assert report.reason == "the cache server does not answer"
         assert len(evaluator.asked) == 300
 
     async def test_without_the_state_server(
@@ -448,6 +490,33 @@ async def warming_up(
             yield warm_up, told, decisions
         finally:
             await warm_up.close()
+
+
+class Away(Scripted):
+    """An engine that is away until the test says otherwise, or from some evaluation on."""
+
+    def __init__(self, away_after: int = 1000) -> None:
+        super().__init__(ALLOW)
+        self.is_away = True
+        self.away_after = away_after
+        self.checks = 0
+
+    async def evaluate(self, policy: str, input_json: bytes) -> Evaluation:
+        self.is_away = self.is_away or len(self.asked) >= self.away_after
+        if self.is_away:
+            raise EvaluationError("away")
+        return await super().evaluate(policy, input_json)
+
+    async def ready(self) -> str | None:
+        self.checks += 1
+        return "away" if self.is_away else None
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try again soon."""
+    monkeypatch.setattr(warm_up_module, "FIRST_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(warm_up_module, "LONGEST_PAUSE_SECONDS", 0.05)
 
 
 class TestAtTheStart:
@@ -558,6 +627,98 @@ class TestAtTheStart:
             await until(lambda: told, within=PATIENCE_SECONDS, what="it gives up")
         assert told[0].reason
         assert told[0].stored == 0
+
+    @pytest.mark.usefixtures("quick")
+    async def test_an_engine_that_is_not_up_yet_is_waited_for(self, server: ValkeyServer) -> None:
+        evaluator = Away()
+        members = [spell(each) for each in many(50)]
+        async with warming_up(server.url, evaluator, *members) as (up, told, decisions):
+            up.start()
+            await until(lambda: evaluator.checks > 3, within=PATIENCE_SECONDS, what="it asks")
+            assert evaluator.asked == [], "no question is wasted"
+            assert [event.reason for event in told] == ["away"], "told once"
+            assert up.state == "waits to try again, 0 questions"
+            evaluator.is_away = False
+            await until(lambda: len(told) == 2, within=PATIENCE_SECONDS, what="it warms")
+            assert (told[1].stored, told[1].reason) == (50, "")
+            assert await result(decisions, question("user-49")) == "hit"
+
+    @pytest.mark.usefixtures("quick")
+    async def test_an_opa_that_starts_after_the_service(
+        self, server: ValkeyServer, tmp_path: Path
+    ) -> None:
+        hub, told, opened = Hub(), list[Warmed](), list[EvaluatorBreakerChanged]()
+        hub.on(Warmed, told.append)
+        hub.on(EvaluatorBreakerChanged, opened.append)
+        async with OpaServer() as opa:
+            await opa.stop()
+            settings = Settings(
+                valkey_url=ServerUrl(server.url),
+                key_dir=tmp_path,
+                opa_url=opa.url,
+                opa_watch_interval=3600,
+                policies=("full",),
+                warm_rate=FAST,
+            )
+            async with open_runtime(settings, hub=hub) as runtime:
+                asked = [question(f"user-{number}", policy="full") for number in range(200)]
+                await record(runtime.store, *(spell(each) for each in asked))
+                runtime.warm_up.start()
+                await until(lambda: told, within=PATIENCE_SECONDS, what="it has to wait")
+                assert told[0].reason == "OPA: connection refused"
+                assert told[0].failed == 0
+                await opa.start()
+                await until(lambda: not told[-1].reason, within=PATIENCE_SECONDS, what="it warms")
+                assert (told[-1].stored, told[-1].failed) == (200, 0)
+        assert opened == []
+
+    @pytest.mark.usefixtures("quick")
+    async def test_an_engine_that_goes_away_is_not_asked_everything(
+        self, server: ValkeyServer
+    ) -> None:
+        evaluator = Away(away_after=20)
+        evaluator.is_away = False
+        members = [spell(each) for each in many(100)]
+        async with warming_up(server.url, evaluator, *members) as (up, told, _):
+            up.start()
+            await until(lambda: told, within=PATIENCE_SECONDS, what="it stops")
+            assert (told[0].reason, told[0].stored) == ("away", 20)
+            assert FAILURES_TO_ASK <= told[0].failed < 20
+            evaluator.away_after, evaluator.is_away = 1000, False
+            await until(lambda: len(told) == 2, within=PATIENCE_SECONDS, what="it goes on")
+            assert (told[1].cached, told[1].stored, told[1].reason) == (20, 80, "")
+
+    async def test_questions_that_fail_by_themselves_are_left_behind(
+        self, server: ValkeyServer
+    ) -> None:
+        async def decide(_policy: str, given: bytes) -> Decision:
+            if b"user-1" in given:
+                raise EvaluationError("broken for these")
+            return ALLOW
+
+        members = [spell(each) for each in many(30)]
+        async with warming_up(server.url, Scripted(decide), *members) as (up, told, _):
+            up.start()
+            await until(lambda: told, within=PATIENCE_SECONDS, what="it ends")
+            assert up.state == "ended, 30 questions"
+        assert (told[0].stored, told[0].failed, told[0].reason) == (19, 11, "")
+
+    @pytest.mark.usefixtures("quick")
+    async def test_a_server_that_comes_back_is_warmed(
+        self, private_server: Callable[..., ValkeyServer]
+    ) -> None:
+        lost = private_server()
+        async with warming_up(lost.url, Scripted(ALLOW), patience=0.5) as (up, told, decisions):
+            lost.kill()
+            up.start()
+            await until(lambda: told, within=PATIENCE_SECONDS, what="it has to wait")
+            lost.start()
+            with lost.client() as client:
+                client.zadd("policy:hot_requests", {spell(question()): 1})
+                client.expire("policy:hot_requests", 60)
+            await until(lambda: not told[-1].reason, within=PATIENCE_SECONDS, what="it warms")
+            assert told[-1].stored == 1
+            assert await result(decisions, question()) == "hit"
 
     async def test_closing_ends_it(self, server: ValkeyServer) -> None:
         evaluator = Scripted(ALLOW)

@@ -208,7 +208,7 @@ async def test_a_burst_is_told(server: ValkeyServer) -> None:
 
 async def test_two_processes_admit_exactly_the_limit(server: ValkeyServer) -> None:
     """Also on a route, whose limit is apart from the middleware's."""
-    # Time enough: a busy machine must not be taken for a dead server, whose limits each counts alone.
+    # Time enough: a busy machine must not be taken for a dead server.
     where = {"VALKEY_URL": str(server.url), "SARK_REQUEST_BUDGET_MS": "30000"}
     with served_by_processes("tests.support.limited_app:app", 2, **where) as urls:
         async with http_client(urls[0]) as one, http_client(urls[1]) as two:

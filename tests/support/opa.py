@@ -3,8 +3,8 @@
 The engine is OPA itself, bound to Python; what the server adds is the data API's envelope,
 provenance, health, errors, and switches for everything that can go wrong on the way. Source of the
 shapes: OPA's REST API reference and ``v1/server/server.go``. With ``OPA_BIN`` (a program) or
-``OPA_URL_TEST`` (an address, whose policies are overwritten) the contract is also tried on a live
-OPA.
+``OPA_URL`` (an address; that OPA may hold no policies but the tests' own) the contract is also
+tried on a live OPA.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import os
 import re
 import ssl
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -35,6 +36,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 POLICIES = EXAMPLES / "policies"
 BUNDLE = "sark"
 READY_SECONDS = 20.0
+LIVE_URL = "LIVE_OPA_URL"
 
 # One policy for each shape of answer; the name is the policy's.
 CONTRACT = {
@@ -117,6 +119,7 @@ class OpaServer:
         is_activated: Whether the bundles are; before that every document is undefined.
         faults: What befalls the next requests, one each.
         always: What befalls every request once ``faults`` is used up.
+        decision_ids: Ids of the answers so far when decision logs are on; None when they are off.
         seen: All requests.
         connections: How many connections brought them.
         most_under_way: Most requests that were under way at the same time.
@@ -133,6 +136,7 @@ class OpaServer:
         self.is_activated = True
         self.faults: list[Fault] = []
         self.always: Fault | None = None
+        self.decision_ids: list[str] | None = None
         self.seen: list[Seen] = []
         self.most_under_way = 0
         self.port = 0
@@ -237,6 +241,9 @@ class OpaServer:
                 document.update(*reference_engine().eval_query(query, given))
         except opa_bindings().OpaError as failed:
             return evaluation_error(str(failed))
+        if self.decision_ids is not None:
+            self.decision_ids.append(str(uuid.uuid4()))
+            document["decision_id"] = self.decision_ids[-1]
         if request.query.get("provenance") == "true":
             document["provenance"] = self._provenance()
         return answer(200, document)
@@ -330,14 +337,23 @@ def flood(size: int) -> Fault:
 # A live OPA
 
 
+def set_live_opa_aside(environ: MutableMapping[str, str]) -> None:
+    """Keep ``OPA_URL`` for the tests of a live OPA: to all others it is a setting, to be unset.
+
+    It stays in the environment under another name, where the workers of a test run find it.
+    """
+    if url := environ.pop("OPA_URL", None):
+        environ[LIVE_URL] = url
+
+
 def is_live_opa_given() -> bool:
-    return bool(os.environ.get("OPA_BIN") or os.environ.get("OPA_URL_TEST"))
+    return bool(os.environ.get("OPA_BIN") or os.environ.get(LIVE_URL))
 
 
 @asynccontextmanager
 async def live_opa() -> AsyncIterator[str]:
     """The address of a live OPA that holds the sample and the contract's policies."""
-    if url := os.environ.get("OPA_URL_TEST"):
+    if url := os.environ.get(LIVE_URL):
         await _push(url)
         yield url
         return
@@ -374,6 +390,11 @@ async def _answers(url: str) -> bool:
 
 async def _push(url: str) -> None:
     async with aiohttp.ClientSession(url, raise_for_status=True) as session:
+        async with session.get("/v1/policies") as response:
+            held = {policy["id"] for policy in (await response.json())["result"]}
+        foreign = sorted(held - sample_modules().keys() - contract_modules().keys())
+        # It may be the one that decides for somebody.
+        assert not foreign, f"the OPA at OPA_URL holds {foreign}; the tests need one of their own"
         for path, data in sample_data().items():
             async with session.put(f"/v1/data/{path.replace('.', '/')}", json=data):
                 pass

@@ -22,6 +22,7 @@ from sark.events import (
     Hub,
     IssuerKeysFetched,
     IssuerUnavailable,
+    PoliciesRestored,
     RefreshReused,
     ScriptLoaded,
     SigningKeysChanged,
@@ -225,6 +226,11 @@ def test_quiet_lets_rare_reports_through(clock: Clock) -> None:
             RefreshReused("ann", "s-1", "no answer"),
             "warning",
             {"not_safe_from_a_crash": "no answer"},
+        ),
+        (
+            PoliciesRestored("r1"),
+            "info",
+            {"event": "policies are the running ones again", "revision": "r1"},
         ),
         (
             EvaluationFailed("authz", "why"),

@@ -18,6 +18,7 @@ from sark.events import (
     EvaluationEnded,
     EvaluationFailed,
     EvaluatorBreakerChanged,
+    EvaluatorQueued,
     Event,
     GenerationChanged,
     GuardChanged,
@@ -32,6 +33,7 @@ from sark.events import (
     Looked,
     NearCacheChanged,
     PoliciesReloaded,
+    PoliciesRestored,
     PolicyReloadFailed,
     RefreshReused,
     RoundTrip,
@@ -102,6 +104,7 @@ EXPECTED: list[tuple[Event, dict[str, float]]] = [
         },
     ),
     (PoliciesReloaded("r2"), {"sark_policy_reloads_total result=changed": 1}),
+    (PoliciesRestored("r1"), {"sark_policy_reloads_total result=restored": 1}),
     (PolicyReloadFailed("x"), {"sark_policy_reloads_total result=failed": 1}),
     (Looked("authz", "stale"), {"sark_cache_lookups_total policy=authz result=stale": 1}),
     (CacheWriteFailed("authz", "x"), {"sark_cache_write_failures_total": 1}),
@@ -130,6 +133,13 @@ EXPECTED: list[tuple[Event, dict[str, float]]] = [
     (NearCacheChanged(serving=True), {}),
     (EvaluatorBreakerChanged("open", "x"), {"sark_evaluator_breaker_opened_total": 1}),
     (
+        EvaluatorQueued(0.5, served=False),
+        {
+            "sark_evaluator_queue_seconds_count result=busy": 1,
+            "sark_evaluator_queue_seconds_sum result=busy": 0.5,
+        },
+    ),
+    (
         AuditAppended(4, 1000, 0.1),
         {
             "sark_audit_events_accepted_total": 4,
@@ -146,6 +156,14 @@ EXPECTED: list[tuple[Event, dict[str, float]]] = [
             "sark_warmed_questions_total result=failed": 2,
             "sark_warmed_questions_total result=skipped": 3,
             "sark_warming_seconds_total": 1.5,
+            "sark_warm_ups_total result=failed": 1,
+        },
+    ),
+    (
+        Warmed(cached=1, evaluated=0, stored=0, failed=0, skipped=0, seconds=0.5),
+        {
+            "sark_warmed_questions_total result=cached": 1,
+            "sark_warming_seconds_total": 0.5,
             "sark_warm_ups_total result=completed": 1,
         },
     ),
@@ -158,6 +176,14 @@ EXPECTED: list[tuple[Event, dict[str, float]]] = [
     (
         IssuerUnavailable("idp", "x", usable=True),
         {"sark_issuer_key_fetches_total issuer=idp result=failed": 1},
+    ),
+    (
+        Warmed(cached=0, evaluated=0, stored=0, failed=3, skipped=0, seconds=0.5, reason="away"),
+        {
+            "sark_warmed_questions_total result=failed": 3,
+            "sark_warming_seconds_total": 0.5,
+            "sark_warm_ups_total result=put_off": 1,
+        },
     ),
     (AuditRefused(2, "full"), {"sark_audit_events_refused_total reason=full": 2}),
 ]

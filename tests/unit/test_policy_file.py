@@ -474,6 +474,10 @@ def test_no_fields_are_included_by_an_empty_list(tmp_path: Path) -> None:
     assert file.project("authz", {"a": 1}, None, None) == {}
 
 
+def test_the_revision_has_128_bits(tmp_path: Path) -> None:
+    assert re.fullmatch("[0-9a-f]{32}", read(tmp_path, FILE).revision)
+
+
 def test_any_change_of_the_file_is_another_revision(tmp_path: Path) -> None:
     texts = ("", "# a", "[policies]", FILE, FILE.replace("true", "false"))
     revisions = {read(tmp_path, text).revision for text in texts}

@@ -227,6 +227,11 @@ def test_the_revision_changes_with_content(tmp_path: Path) -> None:
     assert len(seen) == 8
 
 
+def test_the_revision_has_128_bits(tmp_path: Path) -> None:
+    write(tmp_path, {"a.rego": GOOD})
+    assert re.fullmatch("[0-9a-f]{32}", revision(tmp_path))
+
+
 def test_the_revision_does_not_change_with_what_is_not_read(tmp_path: Path) -> None:
     write(tmp_path, {"a.rego": GOOD, "data.json": '{"x": 1}'})
     before = revision(tmp_path)

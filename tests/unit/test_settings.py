@@ -119,6 +119,7 @@ def test_defaults() -> None:
         "data_dir": Path(".sark"),
         "request_budget_ms": 250,
         "evaluator_timeout_ms": 1000,
+        "evaluator_queue_ms": 5000,
         "limit_per_minute": 1000,
         "limits_file": None,
         "limits_without_valkey": "local",

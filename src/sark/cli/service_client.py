@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -58,16 +59,47 @@ class ServiceClient:
                 aiohttp.ClientSession(timeout=timeout) as session,
                 session.request(method, url, data=data, headers=self._headers()) as response,
             ):
-                document = msgspec.json.decode(await response.read(), type=dict[str, Any])
+                answer = await response.read()
                 if response.status == HTTPStatus.OK:
-                    return document
+                    return msgspec.json.decode(answer, type=dict[str, Any])
         except (aiohttp.ClientError, TimeoutError) as error:
             raise SarkError(f"{url}: {error or type(error).__name__}") from None
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise SarkError(f"{url}: answered {response.status} without a JSON object") from None
-        if response.status == HTTPStatus.UNAUTHORIZED:
-            raise SarkError(f"{_problem(document)}; {self.variable} has to be the service's")
-        raise SarkError(_problem(document))
+        raise self._refusal(response.status, url, answer)
+
+    async def lines(self, path: str, body: bytes) -> AsyncGenerator[bytes, None]:
+        """Send a request whose answer is lines of JSON, and return each as it comes.
+
+        Args:
+            path: The route, percent-encoded.
+            body: JSON.
+
+        Raises:
+            SarkError: The service did not answer, refused, or fell silent; one line.
+        """
+        url = URL(f"{self.address}{path}", encoded=True)
+        timeout = aiohttp.ClientTimeout(total=None, sock_read=TIMEOUT_SECONDS)
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=timeout) as session,
+                session.post(url, data=body, headers=self._headers()) as response,
+            ):
+                if response.status != HTTPStatus.OK:
+                    raise self._refusal(response.status, url, await response.read())
+                async for line in response.content:
+                    yield line
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise SarkError(f"{url}: {error or type(error).__name__}") from None
+
+    def _refusal(self, status: int, url: URL, body: bytes) -> SarkError:
+        try:
+            document = msgspec.json.decode(body, type=dict[str, Any])
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return SarkError(f"{url}: answered {status} without a JSON object")
+        if status == HTTPStatus.UNAUTHORIZED:
+            return SarkError(f"{_problem(document)}; {self.variable} has to be the service's")
+        return SarkError(_problem(document))
 
     def _headers(self) -> dict[str, str]:
         headers = {"Content-Type": "application/json"}

@@ -17,6 +17,7 @@ from sark.http import (
     problems,
     sessions,
     user_sessions,
+    warming,
 )
 from sark.http.authorize import AUTHORIZE_PATH, authorize
 from sark.http.batch import BATCH_PATH, authorize_batch
@@ -53,7 +54,10 @@ def create_app(runtime: Runtime, metrics: Metrics) -> ASGIApp:
             Middleware(
                 BodyLimit,
                 max_bytes=settings.max_body_bytes,
-                exceptions={BATCH_PATH: settings.max_batch_body_bytes},
+                exceptions={
+                    BATCH_PATH: settings.max_batch_body_bytes,
+                    warming.WARM_PATH: settings.max_batch_body_bytes,
+                },
             )
         ],
     )
@@ -73,6 +77,7 @@ def create_app(runtime: Runtime, metrics: Metrics) -> ASGIApp:
     app.include_router(operations.router)
     app.include_router(invalidation.router)
     app.include_router(cache.router)
+    app.include_router(warming.router)
     app.include_router(limits.router)
     app.include_router(sessions.router)
     app.include_router(user_sessions.router)

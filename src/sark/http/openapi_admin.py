@@ -9,6 +9,7 @@ import msgspec
 from sark.http.cache import ExplainRequest
 from sark.http.invalidation import Invalidated
 from sark.http.limits import LimitsOfSubject, LimitSubject, NearLimits, ResetLimits
+from sark.http.warming import WARM_PATH, WarmProgress, WarmRequest
 from sark.ops.cache_stats import CacheReport
 from sark.policy.explain import Explanation
 from sark.policy.reload import Reloaded
@@ -32,6 +33,7 @@ _BODY = {
     "413": "The body is too large",
     "415": "The body is not application/json",
 }
+_WARMING = {**_BODY, "409": "The cache is being warmed by somebody else"}
 _NEVER_OLDER = "Revoked. The token makes later requests at least as fresh"
 # Route, method, what 200 says, its type, further errors.
 _ROUTES: tuple[tuple[str, str, str, type, dict[str, str]], ...] = (
@@ -46,7 +48,14 @@ _ROUTES: tuple[tuple[str, str, str, type, dict[str, str]], ...] = (
     ("/v1/limits/reset", "post", "How many limits begin again", ResetLimits, _BODY),
     ("/v1/limits/reload", "post", "What is in force now", ReloadedLimits, _REFUSED),
     ("/v1/cache/explain", "post", "Where it would be answered from, and why", Explanation, _BODY),
+    (WARM_PATH, "post", "How far it is, a line each quarter second", WarmProgress, _WARMING),
 )
+_BODIES = {
+    "/v1/cache/explain": ExplainRequest,
+    WARM_PATH: WarmRequest,
+    "/v1/limits/show": LimitSubject,
+    "/v1/limits/reset": LimitSubject,
+}
 _FRESHNESS = {
     "consistency": (
         "fast: any valid decision (default). fresh: none from before the change that `freshness` "
@@ -65,24 +74,23 @@ _USER_ID = {
 def complete(document: Schema) -> None:
     """Describe the answers of the admin routes, and what their tokens are for."""
     types = [route[3] for route in _ROUTES]
-    (*references, asked, subject), schemas = msgspec.json.schema_components(
-        [*types, ExplainRequest, LimitSubject], ref_template="#/components/schemas/{name}"
+    references, schemas = msgspec.json.schema_components(
+        [*types, *_BODIES.values()], ref_template="#/components/schemas/{name}"
     )
+    asked = references[len(types) :]
     known = document["components"]["schemas"]
     known.update(schemas)
     for name, text in _FRESHNESS.items():
         known["Request"]["properties"][name]["description"] = text
-    for (path, method, text, _, errors), schema in zip(_ROUTES, references, strict=True):
+    for (path, method, text, _, errors), schema in zip(_ROUTES, references, strict=False):
+        media = "application/x-ndjson" if path == WARM_PATH else "application/json"
         document["paths"][path][method]["responses"] = {
-            "200": {"description": text, "content": {"application/json": {"schema": schema}}},
+            "200": {"description": text, "content": {media: {"schema": schema}}},
             **{status: _problem(said) for status, said in sorted({**_ERRORS, **errors}.items())},
         }
-    bodies = {"/v1/cache/explain": asked, "/v1/limits/show": subject, "/v1/limits/reset": subject}
-    for path, schema in bodies.items():
-        document["paths"][path]["post"]["requestBody"] = {
-            "required": True,
-            "content": {"application/json": {"schema": schema}},
-        }
+    for path, schema in zip(_BODIES, asked, strict=True):
+        content = {"application/json": {"schema": schema}}
+        document["paths"][path]["post"]["requestBody"] = {"required": True, "content": content}
     # The route reads it from the path as it was sent, so that the framework doesn't know of it.
     document["paths"]["/v1/users/{user_id}/invalidate"]["post"]["parameters"] = [_USER_ID]
 

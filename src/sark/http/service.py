@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -43,6 +43,7 @@ class Service:
         caller: Required of trusted callers when it is set.
         proxies: Who is believed where a request came from.
         limit_fields: What answers tell of rate limits in header fields.
+        warming: The warming under way, if any: there is one at a time.
     """
 
     runtime: Runtime
@@ -53,6 +54,7 @@ class Service:
     caller: Credential
     proxies: TrustedProxies
     limit_fields: LimitFields
+    warming: set[asyncio.Task[str]] = field(default_factory=set)
 
     @property
     def deadline(self) -> float:

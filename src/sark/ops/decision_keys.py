@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from sark.errors import StoreError
 from sark.ops.key_sample import average_bytes, sample_keys
 from sark.store import Server
 
-__all__ = ["StoredDecisions", "sample_decisions"]
+__all__ = ["StoredDecisions", "sample_decisions", "sample_key_forms"]
 
 DECISIONS = "policy_decision"
+FULL_DIGITS = 64
 
 
 class StoredDecisions(msgspec.Struct, frozen=True):
@@ -40,3 +43,14 @@ async def sample_decisions(server: Server) -> StoredDecisions | None:
     return StoredDecisions(
         sample.estimate(len(found)), not sample.complete, len(sample.keys), average
     )
+
+
+async def sample_key_forms(server: Server) -> set[Literal["full", "compact"]]:
+    """Tell the forms of the decisions' keys, as ``SARK_CACHE_KEY`` names them; of a sample.
+
+    Raises:
+        StoreError: The server does not answer.
+    """
+    sample = await sample_keys(server)
+    lengths = {len(key.rpartition(b":")[2]) for key in sample.of(DECISIONS)}
+    return {"full" if length == FULL_DIGITS else "compact" for length in lengths}

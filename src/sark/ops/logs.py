@@ -30,6 +30,7 @@ from sark.events import (
     LimitsReloaded,
     LimitsReloadFailed,
     PoliciesReloaded,
+    PoliciesRestored,
     PolicyReloadFailed,
     RefreshReused,
     ScriptLoaded,
@@ -114,16 +115,30 @@ class Quiet:
 
 
 def report_events(hub: Hub) -> None:
-    """Log what happens to the servers, the policies and the audit queue."""
+    """Log what happens to the servers, the policies, sessions, limits and the audit queue."""
     log = structlog.stdlib.get_logger("sark")
-    audit, evaluation, cache = Quiet(log.error), Quiet(log.warning), Quiet(log.warning)
-    limits = Quiet(log.warning)
+    _report_servers(hub, log)
+    _report_policies(hub, log)
+    _report_cache(hub, log)
+    _report_sessions(hub, log)
+    _report_keys(hub, log)
+    _report_limits(hub, log)
+    _report_audit(hub, log)
 
+
+def _report_servers(hub: Hub, log: Any) -> None:
     def guard(event: GuardChanged) -> None:
         if event.is_open:
             log.error("valkey is down", role=event.role, reason=event.reason)
         else:
             log.info("valkey answers again", role=event.role)
+
+    hub.on(GuardChanged, guard)
+    hub.on(ScriptLoaded, lambda e: log.info("script loaded", role=e.role, script=e.script))
+
+
+def _report_policies(hub: Hub, log: Any) -> None:
+    evaluation = Quiet(log.warning)
 
     def breaker(event: EvaluatorBreakerChanged) -> None:
         if event.state == "open":
@@ -131,14 +146,46 @@ def report_events(hub: Hub) -> None:
         elif event.state == "closed":
             log.info("policy engine answers again")
 
+    hub.on(EvaluatorBreakerChanged, breaker)
+    hub.on(
+        EvaluationFailed,
+        lambda e: evaluation("evaluation failed", policy=e.policy, reason=e.reason),
+    )
+    hub.on(PoliciesReloaded, lambda e: log.info("policies reloaded", revision=e.revision))
+    hub.on(
+        PoliciesRestored,
+        lambda e: log.info("policies are the running ones again", revision=e.revision),
+    )
+    hub.on(
+        PolicyReloadFailed,
+        lambda e: log.error("policies refused, the running ones stay", reason=e.reason),
+    )
+
+
+def _report_cache(hub: Hub, log: Any) -> None:
+    cache = Quiet(log.warning)
+
     def warmed(event: Warmed) -> None:
         fields = msgspec.structs.asdict(event)
         reason = fields.pop("reason")
         if reason:
-            log.warning("cache not warmed to the end", **fields, reason=reason)
+            log.warning("cache not warmed yet, will be tried again", **fields, reason=reason)
+        elif event.failed:
+            log.warning("cache warmed, but for what failed", **fields)
         elif any(fields[name] for name in fields.keys() - {"seconds"}):
             log.info("cache warmed", **fields)
 
+    hub.on(Warmed, warmed)
+    hub.on(
+        GenerationChanged, lambda e: log.info("decisions invalidated", scope=e.scope, name=e.name)
+    )
+    hub.on(
+        CacheWriteFailed,
+        lambda e: cache("decision not stored", policy=e.policy, reason=e.reason),
+    )
+
+
+def _report_sessions(hub: Hub, log: Any) -> None:
     def reused(event: RefreshReused) -> None:
         log.warning(
             "refresh token reused, its session is ended",
@@ -148,33 +195,20 @@ def report_events(hub: Hub) -> None:
         )
 
     hub.on(RefreshReused, reused)
-    _report_keys(hub, log)
-    hub.on(Warmed, warmed)
-    hub.on(GuardChanged, guard)
-    hub.on(EvaluatorBreakerChanged, breaker)
-    hub.on(ScriptLoaded, lambda e: log.info("script loaded", role=e.role, script=e.script))
-    hub.on(
-        GenerationChanged, lambda e: log.info("decisions invalidated", scope=e.scope, name=e.name)
-    )
-    hub.on(
-        EvaluationFailed,
-        lambda e: evaluation("evaluation failed", policy=e.policy, reason=e.reason),
-    )
-    hub.on(
-        CacheWriteFailed,
-        lambda e: cache("decision not stored", policy=e.policy, reason=e.reason),
-    )
-    hub.on(PoliciesReloaded, lambda e: log.info("policies reloaded", revision=e.revision))
-    hub.on(
-        PolicyReloadFailed,
-        lambda e: log.error("policies refused, the running ones stay", reason=e.reason),
-    )
+
+
+def _report_limits(hub: Hub, log: Any) -> None:
+    limits = Quiet(log.warning)
     hub.on(LimitFallback, lambda e: limits("limits checked without valkey", mode=e.mode))
     hub.on(LimitsReloaded, lambda e: log.info("limits reloaded", revision=e.revision))
     hub.on(
         LimitsReloadFailed,
         lambda e: log.error("limits refused, the running ones stay", reason=e.reason),
     )
+
+
+def _report_audit(hub: Hub, log: Any) -> None:
+    audit = Quiet(log.error)
     hub.on(
         AuditRefused,
         lambda e: audit(

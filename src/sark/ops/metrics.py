@@ -7,6 +7,7 @@ and no error text, ever becomes one.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -21,6 +22,7 @@ from sark.events import (
     EvaluationEnded,
     EvaluationFailed,
     EvaluatorBreakerChanged,
+    EvaluatorQueued,
     GenerationChanged,
     GuardChanged,
     Hub,
@@ -34,6 +36,7 @@ from sark.events import (
     Looked,
     NearCacheChanged,
     PoliciesReloaded,
+    PoliciesRestored,
     PolicyReloadFailed,
     RefreshReused,
     RoundTrip,
@@ -46,12 +49,14 @@ from sark.events import (
     TokenRefreshed,
     Warmed,
 )
+from sark.policy.evaluators.opa import OpaHttp
 from sark.runtime import Runtime
 from sark.store import Server
 
 __all__ = ["Metrics"]
 
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+_WAITS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 class Metrics:
@@ -78,6 +83,8 @@ class Metrics:
         self._read_pools(runtime.store.servers)
         self._verified.labels("warm").set(runtime.tokens.hits)
         self._verified.labels("cold").set(runtime.tokens.misses)
+        evaluator = runtime.gateway.decisions.evaluations.evaluator
+        self._in_line.set(evaluator.waiting if isinstance(evaluator, OpaHttp) else 0)
         await self._read_queue(runtime)
         self._handler_failures.set(self._hub.handler_failures)
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
@@ -88,10 +95,10 @@ class Metrics:
     def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
         return Gauge(f"sark_{name}", help_text, labels, registry=self.registry)
 
-    def _histogram(self, name: str, help_text: str, *labels: str) -> Histogram:
-        return Histogram(
-            f"sark_{name}", help_text, labels, buckets=_SECONDS, registry=self.registry
-        )
+    def _histogram(
+        self, name: str, help_text: str, *labels: str, buckets: Sequence[float] = _SECONDS
+    ) -> Histogram:
+        return Histogram(f"sark_{name}", help_text, labels, buckets=buckets, registry=self.registry)
 
     def _count_requests(self, hub: Hub) -> None:
         decisions = self._counter("decisions", "Answers given", "policy", "allow", "source")
@@ -134,6 +141,9 @@ class Metrics:
         ended = self._histogram("evaluation_seconds", "Evaluations", "policy", "result")
         failed = self._counter("evaluation_failures", "Evaluations without decision", "policy")
         breaker = self._counter("evaluator_breaker_opened", "Times that the engine was found dead")
+        queued = self._histogram(
+            "evaluator_queue_seconds", "Waits before evaluations", "result", buckets=_WAITS
+        )
         reloads = self._counter("policy_reloads", "Times that policies were changed", "result")
 
         def evaluation_ended(event: EvaluationEnded) -> None:
@@ -143,10 +153,15 @@ class Metrics:
             if event.state == "open":
                 breaker.inc()
 
+        def evaluator_queued(event: EvaluatorQueued) -> None:
+            queued.labels("served" if event.served else "busy").observe(event.seconds)
+
+        hub.on(EvaluatorQueued, evaluator_queued)
         hub.on(EvaluationEnded, evaluation_ended)
         hub.on(EvaluationFailed, lambda event: failed.labels(event.policy).inc())
         hub.on(EvaluatorBreakerChanged, breaker_changed)
         hub.on(PoliciesReloaded, lambda _: reloads.labels("changed").inc())
+        hub.on(PoliciesRestored, lambda _: reloads.labels("restored").inc())
         hub.on(PolicyReloadFailed, lambda _: reloads.labels("failed").inc())
 
     def _count_cache(self, hub: Hub) -> None:
@@ -175,7 +190,8 @@ class Metrics:
             for result in ("cached", "evaluated", "stored", "failed", "skipped"):
                 questions.labels(result).inc(getattr(event, result))
             seconds.inc(event.seconds)
-            ended.labels("given_up" if event.reason else "completed").inc()
+            result = "failed" if event.failed else "completed"
+            ended.labels("put_off" if event.reason else result).inc()
 
         hub.on(Warmed, warmed)
 
@@ -221,6 +237,7 @@ class Metrics:
         hub.on(IssuerUnavailable, lambda event: asked.labels(event.issuer, "failed").inc())
 
     def _gauges(self) -> None:
+        self._in_line = self._gauge("evaluator_queue_waiting", "Evaluations that wait their turn")
         self._up = self._gauge("store_up", "Whether the server is believed alive", "role")
         self._pool = self._gauge("store_pool_connections", "Pool by state", "role", "state")
         self._in_flight = self._gauge("store_calls_in_flight", "Calls under way", "role")

@@ -278,6 +278,7 @@ class PolicyCache:
         stamp: str,
         *,
         deadline: float | None = None,
+        replace: bool = True,
     ) -> int:
         """Store a decision.
 
@@ -286,10 +287,11 @@ class PolicyCache:
             decision: What was decided.
             stamp: From the look-up that came before the evaluation.
             deadline: On the event loop's clock, in seconds.
+            replace: Whether to replace what is stored by now.
 
         Returns:
-            Seconds that it is kept; 0 when it is not cacheable or could not be stored, which
-            costs a later miss and is reported as an event.
+            Seconds that it is kept; 0 when it is not cacheable, may not replace another, or could
+            not be stored, which costs a later miss and is reported as an event.
         """
         ttl = self.ttl_of(question, decision)
         # Shortened, never lengthened: the tier and the policy's own ttl are upper bounds.
@@ -298,11 +300,12 @@ class PolicyCache:
             return 0
         value = encode_entry(decision, stamp)
         key = self.decision_key(question)
+        condition = () if replace else ("NX",)
         try:
-            await self._store.cache.execute(
-                "SET", key, value, "EX", ttl, deadline=deadline, idempotent=True
+            stored = await self._store.cache.execute(
+                "SET", key, value, "EX", ttl, *condition, deadline=deadline, idempotent=True
             )
         except StoreError as error:
             self._store.hub.emit(CacheWriteFailed(question.policy, str(error)))
             return 0
-        return ttl
+        return ttl if stored else 0

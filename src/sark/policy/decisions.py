@@ -81,6 +81,8 @@ class Outcome(msgspec.Struct, frozen=True):
         ttl: Seconds that it stays cached, as far as is known yet.
         revision: The policies that it was made under.
         flight: The evaluation that it came from; tells when it has been stored.
+        engine_decision_id: The engine's own id of that evaluation; empty without one, and for what
+            comes from a cache, which the engine has no entry of.
     """
 
     allow: bool
@@ -89,6 +91,7 @@ class Outcome(msgspec.Struct, frozen=True):
     ttl: int
     revision: str
     flight: Flight | None = None
+    engine_decision_id: str = ""
 
 
 class Decisions:
@@ -245,6 +248,7 @@ class Decisions:
             0,
             self._revision_with(evaluated.revision),
             flight,
+            evaluated.engine_decision_id,
         )
 
     def settle_cached(
@@ -264,15 +268,18 @@ class Decisions:
         self._refresh_ahead(question, glance, found, cached.ttl_ms / 1000)
         return Outcome(cached.allow, cached.reason, "valkey", cached.ttl, self.revision)
 
-    def fill(self, question: Question, glance: Glance, found: Found) -> Flight:
+    def fill(
+        self, question: Question, glance: Glance, found: Found, *, replace: bool = True
+    ) -> Flight:
         """Start to evaluate and store what nobody asked for now, such as to warm the cache.
 
         Args:
             question: What to evaluate.
             glance: From before the look-up.
             found: The look-up, from before this call: its stamp bounds the decision's validity.
+            replace: Whether the decision may replace one that was stored meanwhile.
         """
-        return self._start(question, FAST, glance, found, may_store=True)
+        return self._start(question, FAST, glance, found, may_store=True, replace=replace)
 
     def _covers(self, question: Question, plan: Plan, found: Found) -> bool:
         """Whether the server's generations are as fresh as the request demands.
@@ -289,7 +296,14 @@ class Decisions:
         return required.is_covered_by(found.tokens[index])
 
     def _start(
-        self, question: Question, plan: Plan, glance: Glance, found: Found, *, may_store: bool
+        self,
+        question: Question,
+        plan: Plan,
+        glance: Glance,
+        found: Found,
+        *,
+        may_store: bool,
+        replace: bool = True,
     ) -> Flight:
         async def keep(evaluated: Evaluated) -> int:
             if not may_store or evaluated.decision is None:
@@ -297,7 +311,9 @@ class Decisions:
             revision = self._revision_with(evaluated.revision)
             stamp = found.stamp_under(revision)
             deadline = asyncio.get_running_loop().time() + self._store_timeout
-            ttl = await self.cache.put(question, evaluated.decision, stamp, deadline=deadline)
+            ttl = await self.cache.put(
+                question, evaluated.decision, stamp, deadline=deadline, replace=replace
+            )
             self._note_life(question, evaluated.decision)
             # One of several engines may lag behind: its decision is nobody's near decision.
             if ttl and revision == self._near_revision:

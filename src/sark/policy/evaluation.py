@@ -15,16 +15,26 @@ from typing import Literal
 
 import msgspec
 
-from sark.errors import EvaluationError
+from sark.errors import EvaluationError, EvaluatorBusyError
 from sark.events import EvaluationEnded, EvaluationFailed, Hub
 from sark.policy.decision import Decision
 from sark.policy.evaluators import Evaluator
 from sark.policy.question import Question
 
-__all__ = ["REASON_EVALUATION_FAILED", "REASON_UNDEFINED", "Evaluated", "Evaluations", "Flight"]
+__all__ = [
+    "REASON_BUSY",
+    "REASON_EVALUATION_FAILED",
+    "REASON_UNDEFINED",
+    "Evaluated",
+    "Evaluations",
+    "Flight",
+]
 
+# The policy engine was not asked: too many evaluations were before this one.
+REASON_BUSY = "busy"
 REASON_UNDEFINED = "undefined"
 REASON_EVALUATION_FAILED = "evaluation_failed"
+MOST_AT_ONCE = 50
 
 
 class Evaluated(msgspec.Struct, frozen=True):
@@ -36,6 +46,7 @@ class Evaluated(msgspec.Struct, frozen=True):
         source: ``evaluated``, ``undefined`` or ``failed``.
         decision: The policy's own words; None when there are none.
         revision: The policies that it was evaluated under.
+        engine_decision_id: The engine's own id of the decision; empty without one.
     """
 
     allow: bool
@@ -43,6 +54,7 @@ class Evaluated(msgspec.Struct, frozen=True):
     source: Literal["evaluated", "undefined", "failed"]
     decision: Decision | None
     revision: str
+    engine_decision_id: str = ""
 
 
 Store = Callable[[Evaluated], Awaitable[int]]
@@ -78,12 +90,17 @@ class Evaluations:
 
     Args:
         evaluator: The policy engine.
-        timeout: Seconds for one evaluation.
+        timeout: Seconds for one evaluation, the wait for its turn included.
         hub: Where failures are reported.
+        most_at_once: How many one caller should ask for at a time; more would only wait in the
+            engine's line, before others who ask for one.
     """
 
-    def __init__(self, evaluator: Evaluator, *, timeout: float, hub: Hub) -> None:
+    def __init__(
+        self, evaluator: Evaluator, *, timeout: float, hub: Hub, most_at_once: int = MOST_AT_ONCE
+    ) -> None:
         self.evaluator = evaluator
+        self.most_at_once = most_at_once
         self._timeout = timeout
         self._hub = hub
         self._flights: dict[tuple[bytes, str], Flight] = {}
@@ -149,9 +166,10 @@ class Evaluations:
         except (EvaluationError, TimeoutError) as error:
             reason = str(error) or f"no decision within {self._timeout:g} s"
             self._hub.emit(EvaluationFailed(policy, reason))
+            is_busy = isinstance(error, EvaluatorBusyError)
             return Evaluated(
                 allow=False,
-                reason=REASON_EVALUATION_FAILED,
+                reason=REASON_BUSY if is_busy else REASON_EVALUATION_FAILED,
                 source="failed",
                 decision=None,
                 revision=revision,
@@ -163,4 +181,5 @@ class Evaluations:
             source="evaluated" if decision else "undefined",
             decision=decision,
             revision=evaluation.revision,
+            engine_decision_id=evaluation.decision_id,
         )

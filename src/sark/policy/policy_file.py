@@ -37,7 +37,7 @@ from sark.toml_lines import KeyPath
 
 __all__ = ["PolicyFile", "PolicyRule", "read_policy_file"]
 
-REVISION_CHARACTERS = 16
+REVISION_CHARACTERS = 32
 EXPECTED_FIELD = (
     "the path of a context field such as 'trace.id' (without * and empty names), or the names that "
     "lead to it such as ['trace', 'span.id']"

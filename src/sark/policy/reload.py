@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from sark.errors import ConfigurationError, EvaluationError, PolicyError
-from sark.events import Hub, PoliciesReloaded, PolicyReloadFailed
+from sark.events import Hub, PoliciesReloaded, PoliciesRestored, PolicyReloadFailed
 from sark.policy.decisions import Decisions
 from sark.policy.policy_file import PolicyFile, read_policy_file
 
@@ -47,6 +47,9 @@ class PolicyReloader:
         policies: The names that are served.
         path: The policy file, if there is one.
         hub: Where it is reported.
+
+    A reload that finds the running policies again after others had been refused reports that too:
+    else the last word on them would be that refusal.
 
     Attributes:
         earlier: The last revisions that were in force before.
@@ -87,12 +90,14 @@ class PolicyReloader:
                 self.refused = str(error)
                 self._hub.emit(PolicyReloadFailed(self.refused))
                 raise
-            self.refused = ""
+            was_refused, self.refused = bool(self.refused), ""
             self._decisions.cache.rules = rules
             revision = self._decisions.revision
         if revision != before:
             self.earlier.append(before)
             self._hub.emit(PoliciesReloaded(revision))
+        elif was_refused:
+            self._hub.emit(PoliciesRestored(revision))
         return Reloaded(revision != before, revision)
 
     async def _load(self) -> PolicyFile:

@@ -335,7 +335,15 @@ class Settings(BaseSettings):
     evaluator_timeout_ms: Annotated[int, kinds.whole(1, 60_000, "milliseconds")] = Field(
         default=1000,
         validation_alias="SARK_EVALUATOR_TIMEOUT_MS",
-        description="Time for the policy engine to decide one request.",
+        description="Time for the policy engine to decide one request, once it is its turn.",
+    )
+    evaluator_queue_ms: Annotated[int, kinds.whole(0, 60_000, "milliseconds")] = Field(
+        default=5000,
+        validation_alias="SARK_EVALUATOR_QUEUE_MS",
+        description=(
+            "Longest time that a request waits for its turn when `SARK_OPA_POOL_SIZE` evaluations "
+            "are under way; then it is denied as `busy`."
+        ),
     )
     limit_per_minute: Annotated[int, kinds.whole(0, 10**9, "requests per minute")] = Field(
         default=1000,

@@ -42,6 +42,8 @@ class AuditEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
         reason: Why.
         cached: Where the decision came from, as in the answer.
         revision: The policies that it was made under.
+        engine_decision_id: The policy engine's own id of the evaluation, under which its decision
+            log has it; left out without one, and when the decision came from a cache.
         ip: The caller's address, when named.
         api_key_id: The caller's api key, when named.
         v: Version of this format.
@@ -59,6 +61,7 @@ class AuditEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     reason: str
     cached: bool | str = False
     revision: str = ""
+    engine_decision_id: str = ""
     ip: str | None = None
     api_key_id: str | None = None
     v: int = msgspec.field(default_factory=lambda: FORMAT_VERSION)

@@ -19,10 +19,12 @@ class Evaluation(msgspec.Struct, frozen=True):
     Attributes:
         decision: The decision; None when it is undefined, which denies and is never cached.
         revision: The policies and data that it was evaluated under.
+        decision_id: The engine's own id of it, under which its log has it; empty without one.
     """
 
     decision: Decision | None
     revision: str
+    decision_id: str = ""
 
 
 class Evaluator(Protocol):

@@ -8,13 +8,18 @@ HTTP is the evaluator for production.
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from sark.policy.evaluators.base import Evaluation, decision_from_json
+from sark.policy.evaluators.rego_check import read_checked
 from sark.policy.evaluators.rego_program import RegoProgram
 from sark.policy.evaluators.rego_source import read_source
 
 __all__ = ["EmbeddedRego"]
+
+# Up to here loading takes a few milliseconds, and starting a process a second.
+LOADED_HERE_BYTES = 2**18
 
 
 class EmbeddedRego:
@@ -51,18 +56,24 @@ class EmbeddedRego:
         decision = None if document is None else decision_from_json(policy, document)
         return Evaluation(decision, program.source.revision)
 
-    def reload(self) -> bool:
+    async def reload(self) -> bool:
         """Read the directory again; returns whether anything changed.
 
-        What was in force stays so until the new policies have been loaded and checked.
+        What was in force stays so until the new policies have been loaded and checked. Large ones
+        are read and checked by another process, and loaded in turns with what else the event loop
+        has to do; docs/policies.md says what pauses are left.
 
         Raises:
             PolicyError: The new policies don't load; the old ones stay.
+            OSError: The directory changed while it was read; likewise.
         """
-        source = read_source(self._directory)
+        if await asyncio.to_thread(_size, self._directory) <= LOADED_HERE_BYTES:
+            source = await asyncio.to_thread(read_source, self._directory)
+        else:
+            source = await read_checked(self._directory, self._policies)
         if source.revision == self.revision:
             return False
-        self._program = RegoProgram(source, self._policies)
+        self._program = await RegoProgram.in_turns(source, self._policies)
         return True
 
     async def ready(self) -> str | None:
@@ -71,3 +82,7 @@ class EmbeddedRego:
 
     async def close(self) -> None:
         """Nothing to release: engines end with their threads."""
+
+
+def _size(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())

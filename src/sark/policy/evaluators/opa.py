@@ -13,15 +13,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from types import TracebackType
 from typing import NamedTuple, Self
 from urllib.parse import quote
 
-from sark.errors import ConfigurationError, EvaluationError
-from sark.events import EvaluatorBreakerChanged, Hub
+from sark.errors import ConfigurationError, EvaluationError, EvaluatorBusyError
+from sark.events import EvaluatorBreakerChanged, EvaluatorQueued, Hub
 from sark.policy.evaluators.base import Evaluation
 from sark.policy.evaluators.opa_answers import (
     PENDING_REVISION,
@@ -33,6 +33,7 @@ from sark.policy.evaluators.opa_answers import (
     read_health,
 )
 from sark.policy.evaluators.opa_breaker import Breaker, BreakerState, Permit
+from sark.policy.evaluators.opa_line import Line
 from sark.policy.evaluators.opa_transport import OpaEndpoint, OpaTransport, OpaUnreachableError
 from sark.store import Deadline
 
@@ -42,7 +43,10 @@ RevisionChanged = Callable[[str, str], None]
 """Called with the old and the new revision; must not block."""
 
 DEFAULT_TIMEOUT_SECONDS = 1.0
+DEFAULT_QUEUE_SECONDS = 5.0
 DEFAULT_CONCURRENT = 50
+# For health and revision, which must be told just when evaluations queue.
+CHECK_CONNECTIONS = 2
 MOST_RETRIES = 4
 FIRST_RETRY_SECONDS = 0.025
 HEALTH_PATH = "/health?bundles=true"
@@ -68,8 +72,9 @@ class OpaHttp:
 
     Args:
         endpoint: Where OPA is.
-        timeout: Seconds for one evaluation, retries and waiting for a connection included.
-        max_concurrent: Most requests under way at a time, and most connections kept.
+        timeout: Seconds for one evaluation, retries included, from the moment that it is its turn.
+        max_concurrent: Most evaluations under way at a time; the others wait in line.
+        queue_timeout: Seconds that an evaluation waits in line at most.
         hub: Where changes of the breaker are reported.
         on_revision: Called when OPA's policies have changed.
     """
@@ -80,14 +85,19 @@ class OpaHttp:
         *,
         timeout: float = DEFAULT_TIMEOUT_SECONDS,
         max_concurrent: int = DEFAULT_CONCURRENT,
+        queue_timeout: float = DEFAULT_QUEUE_SECONDS,
         hub: Hub | None = None,
         on_revision: RevisionChanged | None = None,
     ) -> None:
         self._timeout = timeout
         self._url = endpoint.url
-        self._transport = OpaTransport(endpoint, max_concurrent)
+        self._queue_timeout = queue_timeout
+        self._evaluations, self._checks = Line(max_concurrent), Line(CHECK_CONNECTIONS)
+        # Never more requests than connections: waiting for one would count as OPA's time.
+        self._transport = OpaTransport(endpoint, max_concurrent + CHECK_CONNECTIONS)
         self._breaker = Breaker()
         self._tracker = RevisionTracker()
+        self._unusable = ""
         self._hub = hub or Hub()
         self._on_revision = on_revision
 
@@ -118,6 +128,11 @@ class OpaHttp:
         """Where the breaker stands."""
         return self._breaker.state
 
+    @property
+    def waiting(self) -> int:
+        """How many evaluations wait for their turn."""
+        return self._evaluations.waiting
+
     async def start(self) -> str | None:
         """Open the client, ask OPA once, and learn its revision.
 
@@ -139,12 +154,14 @@ class OpaHttp:
         """Evaluate ``data.sark.<policy>.decision``; see ``Evaluator``.
 
         Raises:
+            EvaluatorBusyError: Its turn did not come in time. That says nothing about OPA.
             EvaluationError: OPA gave no decision within the timeout. Its text is short and holds
                 neither the input nor credentials.
         """
         path = f"/v1/data/sark/{quote(policy, safe='')}/decision?provenance=true"
-        answer = await self._query(path, b'{"input":' + input_json + b"}")
-        return Evaluation(answer.decision(policy), answer.revision)
+        async with self._turn():
+            answer = await self._query(path, b'{"input":' + input_json + b"}")
+        return Evaluation(answer.decision(policy), answer.revision, answer.decision_id)
 
     async def refresh(self) -> None:
         """Ask OPA for its revision.
@@ -152,20 +169,34 @@ class OpaHttp:
         Raises:
             EvaluationError: It was not told.
         """
-        await self._query(REVISION_PATH, REVISION_QUERY)
+        async with self._checks.place(self._timeout):
+            await self._query(REVISION_PATH, REVISION_QUERY)
 
     async def watch(self, interval: float) -> None:
         """Ask for the revision again and again, until cancelled.
 
-        It also closes the breaker when no evaluation comes to probe.
+        Certificates are read again when their files have changed. It also closes the breaker when
+        no evaluation comes to probe.
 
         Args:
             interval: Seconds from one answer to the next question, jittered by a tenth.
         """
         while True:
             await asyncio.sleep(interval * random.uniform(0.9, 1.1))  # noqa: S311 - no cryptography
+            await self.renew()
             with suppress(EvaluationError):
                 await self.refresh()
+
+    async def renew(self) -> None:
+        """Read the certificates again if their files have changed; unusable ones are logged."""
+        try:
+            if await self._transport.renew():
+                _log.info("the certificates for OPA were read again")
+            self._unusable = ""
+        except ConfigurationError as error:
+            if str(error) != self._unusable:
+                self._unusable = str(error)
+                _log.warning("the earlier certificates for OPA stay in use: %s", error)
 
     async def ready(self) -> str | None:
         """Tell whether evaluations can be expected to succeed.
@@ -174,7 +205,7 @@ class OpaHttp:
             None when OPA is healthy, with its bundles activated; else what is wrong.
         """
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._timeout), self._checks.place(self._timeout):
                 reason = read_health(await self._transport.get(HEALTH_PATH))
             if reason is None and (self.breaker != "closed" or self.revision == PENDING_REVISION):
                 await self.refresh()
@@ -202,6 +233,25 @@ class OpaHttp:
         except EvaluationError as error:
             return str(error)
         return None
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Wait in line for an evaluation's turn; not at all while the breaker refuses anyway."""
+        loop = asyncio.get_running_loop()
+        line, came = self._evaluations, loop.time()
+        if line.is_full and self._breaker.refuses(came):
+            raise self._refusal(came)
+        has_to_wait, served = line.is_full, False
+        try:
+            async with line.place(self._queue_timeout):
+                served = True
+                if has_to_wait:
+                    self._hub.emit(EvaluatorQueued(loop.time() - came, served))
+                yield
+        except EvaluatorBusyError:
+            if not served:
+                self._hub.emit(EvaluatorQueued(loop.time() - came, served))
+            raise
 
     async def _query(self, path: str, body: bytes) -> OpaAnswer:
         received = await self._call(lambda: self._transport.post(path, body))
@@ -234,14 +284,17 @@ class OpaHttp:
         now = asyncio.get_running_loop().time()
         permit = self._breaker.admit(now)
         if permit is None:
-            wait = self._breaker.wait(now)
-            raise EvaluationError(
-                f"OPA failed repeatedly and is asked again in {wait:.1f} s; "
-                f"last: {self._breaker.reason}"
-            )
+            raise self._refusal(now)
         if permit.is_probe:
             self._report()
         return permit
+
+    def _refusal(self, now: float) -> EvaluationError:
+        wait = self._breaker.wait(now)
+        return EvaluationError(
+            f"OPA failed repeatedly and is asked again in {wait:.1f} s; "
+            f"last: {self._breaker.reason}"
+        )
 
     def _succeeded(self, permit: Permit) -> None:
         if self._breaker.succeeded(permit):

@@ -6,6 +6,7 @@ Source: OPA's REST API reference, "Data API", "Provenance" and "Errors"; OPA sen
   that does not exist and for a bundle that is not activated;
 - 200 with ``provenance.bundles.<name>.revision`` when asked for provenance, read in the same
   transaction as the decision (``provenance.revision`` for the single-bundle configuration of old);
+- 200 with ``decision_id`` while its decision logs are on: the id of the entry there;
 - other statuses with ``code`` and ``message``, and ``errors`` when an evaluation failed.
 
 ``message`` is never passed on: it may quote the input.
@@ -42,6 +43,9 @@ PENDING_REVISION = "pending"
 UNKNOWN_REVISION = "unknown"
 """OPA names no bundles, so that a change of its policies can't be seen."""
 
+# OPA makes UUIDs; a plugin may make other ids, but nothing that would swell every audit event.
+LONGEST_DECISION_ID = 128
+
 # Hexadecimal digits of a revision: 128 bits.
 REVISION_DIGITS = 32
 
@@ -74,10 +78,12 @@ class OpaAnswer(msgspec.Struct, frozen=True):
     Attributes:
         result: JSON of the document; empty when it is undefined.
         revision: The bundles that it was evaluated under.
+        decision_id: Its entry in OPA's decision log; empty without one.
     """
 
     result: bytes
     revision: str
+    decision_id: str = ""
 
     def decision(self, policy: str) -> Decision | None:
         """Read the decision; None when it is undefined.
@@ -132,6 +138,7 @@ class _Document(msgspec.Struct):
     # ``Raw`` is empty only when the member is missing: a result of ``null`` is ``b"null"``.
     result: msgspec.Raw = msgspec.Raw()
     provenance: msgspec.Raw = msgspec.Raw()
+    decision_id: str = ""
 
 
 class _Location(msgspec.Struct):
@@ -174,7 +181,10 @@ def read_answer(reply: OpaReply) -> OpaAnswer:
         revision = revision_of(bytes(document.provenance))
     except _NOT_JSON:
         raise OpaAnswerError("OPA answers 200, but not in OPA's form", status) from None
-    return OpaAnswer(bytes(document.result), revision)
+    decision_id = document.decision_id
+    if len(decision_id) > LONGEST_DECISION_ID:
+        decision_id = ""
+    return OpaAnswer(bytes(document.result), revision, decision_id)
 
 
 def read_health(reply: OpaReply) -> str | None:

@@ -64,10 +64,14 @@ class Breaker:
         """
         if self.state == "closed":
             return Permit(is_probe=False, _period=self._period)
-        if self.state == "half_open" or now < self._probe_at:
+        if self.refuses(now):
             return None
         self._enter("half_open")
         return Permit(is_probe=True, _period=self._period)
+
+    def refuses(self, now: float) -> bool:
+        """Whether a call would be refused now."""
+        return self.state == "half_open" or (self.state == "open" and now < self._probe_at)
 
     def wait(self, now: float) -> float:
         """Seconds until a probe may run; 0 when it may, or does."""

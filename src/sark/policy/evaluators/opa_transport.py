@@ -7,13 +7,11 @@ addresses and headers.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import ssl
-from dataclasses import dataclass
 from http import HTTPStatus
-from pathlib import Path
-from typing import Self
 
 import aiohttp
 from pydantic import SecretStr
@@ -21,14 +19,13 @@ from yarl import URL
 
 from sark.errors import ConfigurationError, EvaluationError
 from sark.policy.evaluators.opa_answers import OpaAnswerError, OpaReply
-from sark.settings import Settings
+from sark.policy.evaluators.opa_endpoint import Certificates, OpaEndpoint
 
 __all__ = ["OpaEndpoint", "OpaTransport", "OpaUnreachableError", "unreachable"]
 
 LARGEST_BODY_BYTES = 2**20
 # OPA itself never closes an idle connection; balancers and address translation do, after minutes.
 KEEP_IDLE_SECONDS = 30.0
-UNIX = "unix://"
 
 _TOKEN = re.compile(r"[!-~]+")
 _CERTIFICATE = aiohttp.ClientConnectorCertificateError
@@ -63,53 +60,6 @@ class OpaUnreachableError(EvaluationError):
         self.is_transient = is_transient
 
 
-@dataclass(frozen=True, slots=True)
-class OpaEndpoint:
-    """Where OPA is, and how to get there.
-
-    Attributes:
-        url: ``http://``, ``https://`` or ``unix://`` address, without credentials.
-        token: Bearer token.
-        ca_file: PEM file of the authorities to trust, instead of the system's.
-        client_cert_file: PEM file of the certificate to show, with its chain.
-        client_key_file: PEM file of its key, not encrypted.
-    """
-
-    url: str
-    token: SecretStr | None = None
-    ca_file: Path | None = None
-    client_cert_file: Path | None = None
-    client_key_file: Path | None = None
-
-    @classmethod
-    def of(cls, settings: Settings) -> Self:
-        """Read the endpoint from the settings.
-
-        Raises:
-            ConfigurationError: ``OPA_URL`` is not set.
-        """
-        if settings.opa_url is None:
-            raise ConfigurationError("OPA_URL is not set")
-        return cls(
-            settings.opa_url,
-            settings.opa_token,
-            settings.opa_ca_file,
-            settings.opa_client_cert_file,
-            settings.opa_client_key_file,
-        )
-
-    @property
-    def socket(self) -> str | None:
-        """Path of the unix socket; None when it is reached by TCP."""
-        return self.url.removeprefix(UNIX) if self.url.startswith(UNIX) else None
-
-    @property
-    def base(self) -> str:
-        """What request paths are appended to."""
-        # The name in the Host header of requests over a socket; nobody resolves it.
-        return "http://opa" if self.socket else self.url.rstrip("/")
-
-
 class OpaTransport:
     """Sends requests to OPA.
 
@@ -122,6 +72,7 @@ class OpaTransport:
         self._endpoint = endpoint
         self._connections = connections
         self._session: aiohttp.ClientSession | None = None
+        self._certificates = Certificates(endpoint)
 
     def open(self) -> None:
         """Make it ready for requests; connections are opened by them. Needs a running loop.
@@ -130,6 +81,7 @@ class OpaTransport:
             ConfigurationError: The endpoint's files or token are unusable.
         """
         headers = _headers(self._endpoint.token)
+        self._certificates.read()
         self._session = aiohttp.ClientSession(
             connector=_connector(self._endpoint, self._connections),
             headers=headers,
@@ -139,6 +91,16 @@ class OpaTransport:
             auto_decompress=False,
             trust_env=False,
         )
+
+    async def renew(self) -> bool:
+        """Use other certificates from now on if their files have changed; True when they have.
+
+        Exchanges under way end as they began.
+
+        Raises:
+            ConfigurationError: The files are unusable; those that were read last stay in use.
+        """
+        return await asyncio.to_thread(self._certificates.read)
 
     async def get(self, path: str) -> OpaReply:
         """Send a GET request; see ``post``."""
@@ -169,7 +131,14 @@ class OpaTransport:
             raise EvaluationError("OPA: the client is not open")
         url = URL(self._endpoint.base + path, encoded=True)
         try:
-            response = await self._session.request(method, url, data=body, allow_redirects=False)
+            response = await self._session.request(
+                method,
+                url,
+                data=body,
+                allow_redirects=False,
+                # A connection is used again only for the context that it was made with.
+                ssl=self._certificates.context,
+            )
             reply = OpaReply(response.status, await _read(response))
         except (aiohttp.ClientError, OSError) as error:
             raise unreachable(error) from None
@@ -229,29 +198,4 @@ def _connector(endpoint: OpaEndpoint, connections: int) -> aiohttp.BaseConnector
         return aiohttp.UnixConnector(
             endpoint.socket, limit=connections, keepalive_timeout=KEEP_IDLE_SECONDS
         )
-    context = _tls(endpoint) if endpoint.url.startswith("https://") else True
-    return aiohttp.TCPConnector(limit=connections, keepalive_timeout=KEEP_IDLE_SECONDS, ssl=context)
-
-
-def _tls(endpoint: OpaEndpoint) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=endpoint.ca_file)
-    except (OSError, ssl.SSLError) as error:
-        raise _unusable("OPA_CA_FILE", endpoint.ca_file, error) from None
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if endpoint.client_cert_file is None:
-        return context
-    try:
-        # Without a password OpenSSL would ask for one on the terminal.
-        context.load_cert_chain(endpoint.client_cert_file, endpoint.client_key_file, password="")
-    except (OSError, ssl.SSLError) as error:
-        files = f"{endpoint.client_cert_file} with {endpoint.client_key_file}"
-        raise _unusable("OPA_CLIENT_CERT_FILE", files, error) from None
-    return context
-
-
-def _unusable(variable: str, file: object, error: OSError) -> ConfigurationError:
-    # An SSLError is an OSError with numbers of OpenSSL.
-    is_tls = isinstance(error, ssl.SSLError) or error.errno is None
-    why = "no usable PEM file" if is_tls else os.strerror(error.errno or 0).lower()
-    return ConfigurationError(f"{variable}: {file}: {why}")
+    return aiohttp.TCPConnector(limit=connections, keepalive_timeout=KEEP_IDLE_SECONDS)

@@ -1,7 +1,9 @@
 """A Rego program for the embedded engine: loaded, checked, evaluated on any thread.
 
 An engine may only be used, and dropped, by the thread that made it (regorus panics otherwise), so
-each thread builds its own from the same source.
+each thread builds its own from the same source. The engine holds the interpreter's lock all the
+time, so that a thread beside the event loop's would hold that up as well. What can be done instead
+is to let it take its data in pieces, and do other things in between.
 """
 
 from __future__ import annotations
@@ -11,8 +13,10 @@ import os
 import re
 import threading
 import weakref
+from collections.abc import Iterator
 from itertools import count
-from typing import Any
+from time import perf_counter
+from typing import Any, Self
 
 import msgspec
 
@@ -25,6 +29,9 @@ __all__ = ["RegoProgram"]
 # take the engines of all threads along when one of them drops it.
 _engines = threading.local()
 _numbers = count()
+
+# For less than this nobody is let through in between.
+TURN_SECONDS = 0.002
 
 # An input with the fields of every question, to find out at load what only shows on evaluation.
 _EMPTY_INPUT = '{"action":"","context":{},"resource":"","user_id":""}'
@@ -73,19 +80,32 @@ class RegoProgram:
     Args:
         source: What to load.
         policies: Names of the policies; each must define ``decision``.
+        held: This thread's engine, if it has the source already.
 
     Raises:
         PolicyError: Something does not load; the message names file, line and reason.
         ConfigurationError: The engine is not installed.
     """
 
-    def __init__(self, source: RegoSource, policies: tuple[str, ...]) -> None:
+    def __init__(
+        self, source: RegoSource, policies: tuple[str, ...], held: _Held | None = None
+    ) -> None:
         self.source = source
         self._number = str(next(_numbers))
+        if held is not None:
+            _engines.__dict__[self._number] = (weakref.ref(self), held)
         # Evaluating a rule is a quarter cheaper than a query, but a decision that is put together
         # from parts is no rule to the engine.
         self._in_parts: set[str] = set()
         self._check(policies)
+
+    @classmethod
+    async def in_turns(cls, source: RegoSource, policies: tuple[str, ...]) -> Self:
+        """Load as the constructor does, and leave the event loop half of the time meanwhile.
+
+        What it holds up at a time is one piece of data, one module, or the check.
+        """
+        return cls(source, policies, await _load_in_turns(source))
 
     def evaluate(self, policy: str, input_json: bytes) -> bytes | str | None:
         """Evaluate ``data.sark.<policy>.decision``.
@@ -166,6 +186,32 @@ class RegoProgram:
 
 
 def _load(source: RegoSource) -> _Held:
+    held = _new_engine()
+    try:
+        for _ in _fill(held, source):
+            pass
+    except PolicyError:
+        held.engine = None
+        raise
+    return held
+
+
+async def _load_in_turns(source: RegoSource) -> _Held:
+    held = _new_engine()
+    try:
+        begun = perf_counter()
+        for _ in _fill(held, source):
+            spent = perf_counter() - begun
+            if spent > TURN_SECONDS:
+                await asyncio.sleep(spent)
+                begun = perf_counter()
+    except BaseException:
+        held.engine = None
+        raise
+    return held
+
+
+def _new_engine() -> _Held:
     # Errors of the engine carry a backtrace otherwise, which takes tens of milliseconds to make.
     os.environ.setdefault("RUST_LIB_BACKTRACE", "0")
     try:
@@ -174,26 +220,24 @@ def _load(source: RegoSource) -> _Held:
         raise ConfigurationError(
             "the embedded Rego engine is not installed: pip install 'sark[embedded]'"
         ) from None
-    held = _Held(regorus.Engine())
-    try:
-        _fill(held, source)
-    except PolicyError:
-        held.engine = None
-        raise
-    return held
+    return _Held(regorus.Engine())
 
 
-def _fill(held: _Held, source: RegoSource) -> None:
+def _fill(held: _Held, source: RegoSource) -> Iterator[None]:
+    """Give an engine everything, a step at a time."""
     for name, text in source.modules:
         try:
             held.engine.add_policy(name, text)
         except RuntimeError as error:
             raise _policy_error(source, str(error)) from None
+        yield
     _refuse_shadowed(held, source)
-    try:
-        held.engine.add_data_json(msgspec.json.encode(source.data).decode())
-    except RuntimeError as error:
-        raise PolicyError(f"{source.root}: data: {str(error).splitlines()[0]}") from None
+    for piece in source.pieces:
+        try:
+            held.engine.add_data_json(piece)
+        except RuntimeError as error:
+            raise PolicyError(f"{source.root}: data: {str(error).splitlines()[0]}") from None
+        yield
 
 
 def _refuse_shadowed(held: _Held, source: RegoSource) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,10 @@ from sark.errors import PolicyError
 
 __all__ = ["RegoSource", "read_source"]
 
+# Hexadecimal digits of a revision: 128 bits, as of keys and more than of stamps.
+REVISION_DIGITS = 32
+# Of JSON, for one call of the engine; see ``RegoSource.pieces``.
+PIECE_BYTES = 2**18
 _DATA_SUFFIXES = {".json", ".yaml", ".yml"}
 _BYTE = re.compile(r" \(byte (?P<offset>\d+)\)$")
 
@@ -32,16 +36,19 @@ class RegoSource:
     Attributes:
         root: The directory.
         modules: Path below the root and text of each module, sorted.
-        data: The merged data document.
-        data_files: Each data file with what it contributes to ``data``.
+        pieces: JSON objects that make up the data document when they are merged, none large unless
+            a single list or text is: an engine can take one at a time.
         revision: Digest of the names and contents of all files.
+        data: The data document, to check it; empty when another process has done so.
+        data_files: Each data file with what it contributes to ``data``; likewise.
     """
 
     root: Path
     modules: tuple[tuple[str, str], ...]
-    data: dict[str, Any]
-    data_files: tuple[tuple[Path, Any], ...]
+    pieces: tuple[str, ...]
     revision: str
+    data: dict[str, Any] = field(default_factory=dict)
+    data_files: tuple[tuple[Path, Any], ...] = ()
 
     def where(self, path: Sequence[str]) -> Path:
         """Name the first file that contributes what stands at ``path``, for a message."""
@@ -78,7 +85,33 @@ def read_source(root: Path) -> RegoSource:
         digest.update(f"{name}\n{len(text)}\n{text}\n".encode())
     if not modules:
         raise PolicyError(f"{root}: holds no .rego file")
-    return RegoSource(root, tuple(modules), data, tuple(data_files), digest.hexdigest()[:16])
+    revision = digest.hexdigest()[:REVISION_DIGITS]
+    pieces = tuple(piece.decode() for piece in in_pieces(data))
+    return RegoSource(root, tuple(modules), pieces, revision, data, tuple(data_files))
+
+
+def in_pieces(data: dict[str, Any], size: int = PIECE_BYTES) -> Iterator[bytes]:
+    """Write an object as JSON objects that make it up when they are merged.
+
+    Args:
+        data: What to write.
+        size: Bytes from which a piece is complete. One is longer only by its last member, and a
+            member is longer than that only when it is no object.
+    """
+    members: list[bytes] = []
+    length = 0
+    for name, value in data.items():
+        key, text = msgspec.json.encode(name), msgspec.json.encode(value)
+        if len(text) > size and isinstance(value, dict):
+            yield from (b"{%b:%b}" % (key, piece) for piece in in_pieces(value, size))
+            continue
+        members.append(b"%b:%b" % (key, text))
+        length += len(members[-1])
+        if length >= size:
+            yield b"{%b}" % b",".join(members)
+            members, length = [], 0
+    if members or not data:
+        yield b"{%b}" % b",".join(members)
 
 
 def _read(path: Path) -> str:
