@@ -50,6 +50,7 @@ RESULTS = Path(__file__).with_name("results.json")
 NO_LIMIT = 10**9
 NEAR_BOUND_MS = 2000
 TOKEN_TTL_SECONDS = 86_400
+BUDGET_MS = 5000
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 OWN_VARIABLES = ("SARK_", "VALKEY_", "OPA_")
@@ -210,8 +211,9 @@ async def _cases(
             # What is kept is kept: hits are to stay hits.
             ttl_jitter=0,
             near_cache_entries=0,
-            # Tokens must outlive the run, however slow the machine is.
+            # Tokens must outlive the run, and a stall must not end it, however slow the machine is.
             access_token_ttl=TOKEN_TTL_SECONDS,
+            request_budget_ms=BUDGET_MS,
         )
         runtime = await stack.enter_async_context(open_runtime(settings, ephemeral=True))
         embedded = runtime.embedded
@@ -272,6 +274,7 @@ def _near_settings(directory: Path, url: str) -> Settings:
             "SARK_LIMIT_PER_MINUTE": NO_LIMIT,
             "SARK_TTL_JITTER": 0,
             "SARK_NEAR_CACHE_BOUND_MS": NEAR_BOUND_MS,
+            "SARK_REQUEST_BUDGET_MS": BUDGET_MS,
         }
     )
 

@@ -23,6 +23,10 @@ CONCURRENT = {
     "decide, Valkey hit, 50 callers",
     "authorize, hit, 50 callers",
     "authorize, near hit, 50 callers",
+    "driver pipeline of a check, 50 callers",
+    "driver pipeline of a check, lean, 50 callers",
+    "session check, 50 callers",
+    "authorize with token, hit, 50 callers",
 }
 WITH_RATE = CONCURRENT | {"decide, near hit"}
 CASES = WITH_RATE | {
@@ -43,6 +47,16 @@ CASES = WITH_RATE | {
     "cached decision, 1 caller",
     "authorize, hit, 1 caller",
     "authorize, near hit, 1 caller",
+    *(
+        f"{name}{where}"
+        for name in (
+            "driver pipeline of a check",
+            "driver pipeline of a check, lean",
+            "session check",
+            "authorize with token, hit",
+        )
+        for where in ("", ", 1 caller")
+    ),
 }
 
 
@@ -54,6 +68,9 @@ STUDIES = {
     },
     "user's invalidation among 2,000": {"round_trips", "p50"},
     "stampede of 1,000 tasks": {"evaluations", "p50"},
+    "session": {"bytes"},
+    "EdDSA verification, cold": {"p50"},
+    "RS256 verification, warm": {"p50"},
 }
 UNITS = {"us", "1/s", "x", "ms", "bytes", "1"}
 

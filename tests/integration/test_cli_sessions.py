@@ -56,7 +56,7 @@ def listed(service: SarkService, user_id: str) -> list[str]:
     return [each["session_id"] for each in json.loads(out)]
 
 
-@pytest.mark.parametrize("user", ["ann", "team/ann", ".", "..", "a b", "é?#%41"])
+@pytest.mark.parametrize("user", ["ann", "..", "team/é ?#%41"])
 def test_a_users_sessions_are_listed_shown_and_ended(service: SarkService, user: str) -> None:
     fields = {"client_id": "web[bold]", "ip": "192.0.2.7", "user_agent": BROWSER, "tier": "gold"}
     grants = [log_in(service, user, **fields) for _ in range(4)]

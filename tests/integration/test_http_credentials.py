@@ -129,6 +129,11 @@ async def test_without_admin_token_admin_routes_are_closed(valkey_url: str, tmp_
                 async with http.get("/v1/status", headers=headers) as response:
                     problem = await assert_problem(response, 403, "forbidden")
                     assert "SARK_ADMIN_TOKEN" in problem["detail"]
+                async with http.post(
+                    "/v1/sessions", json={"user_id": "u"}, headers=headers
+                ) as response:
+                    problem = await assert_problem(response, 403, "forbidden")
+                    assert "SARK_SERVICE_TOKEN" in problem["detail"]
 
 
 @pytest.fixture

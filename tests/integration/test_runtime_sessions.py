@@ -6,11 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from sark.errors import InvalidRequestError, SessionEndedError
+from sark.errors import (
+    InvalidRequestError,
+    QueueFullError,
+    SessionEndedError,
+    UserMismatchError,
+)
 from sark.gateway import Request
 from sark.runtime import open_runtime
 from sark.settings import Settings
 from sark.settings._urls import ServerUrl
+from tests.support.gateways import queued
 from tests.support.servers import ValkeyServer
 from tests.support.service import write_policies
 from tests.support.sessions import BROWSER
@@ -46,3 +52,65 @@ async def test_a_runtime_holds_sessions_as_the_settings_say(
         assert freshness
         with pytest.raises(SessionEndedError):
             await sark.authorize(requests[1])
+
+
+async def test_a_program_begins_and_ends_sessions_as_the_service_does(
+    server: ValkeyServer, tmp_path: Path
+) -> None:
+    settings = Settings(
+        valkey_url=ServerUrl(server.url),
+        policy_dir=write_policies(tmp_path / "policies"),
+        key_dir=tmp_path / "keys",
+    )
+    async with open_runtime(settings) as sark:
+        grant = await sark.admission.create("ann", client_id="web", ip="192.0.2.10")
+        answer = await sark.authorize(
+            Request(access_token=grant.access_token, action="x:read", resource="r")
+        )
+        assert answer.allow
+        again = await sark.admission.refresh(grant.refresh_token)
+        assert again.session_id == grant.session_id
+        session = await sark.admission.session(again.access_token)
+        assert (session.client_id, session.ip) == ("web", "192.0.2.10")
+        ended = await sark.admission.revoke("ann", grant.session_id, by="user")
+        assert ended.ended == (grant.session_id,)
+        with pytest.raises(SessionEndedError) as caught:
+            await sark.admission.session(again.access_token)
+        others = [(await sark.admission.create("ann")).session_id for _ in range(3)]
+        ended = await sark.admission.revoke_user("ann", except_session=others[0], by="admin")
+        assert set(ended.ended) == set(others[1:])
+        other = await sark.admission.create("bob")
+        with pytest.raises(UserMismatchError):
+            await sark.admission.authenticate(other.access_token, user_id="ann")
+    recorded = [(event["type"], event["action"], event["reason"]) for event in queued(server)]
+    assert recorded == [
+        ("session", "session:create", "by service"),
+        ("decision", "x:read", "readers may read"),
+        ("session", "session:revoke", "by user"),
+        ("refusal", "session:authenticate", "session:ended"),
+        *[("session", "session:create", "by service")] * 3,
+        *[("session", "session:revoke", "by admin")] * 2,
+        ("session", "session:create", "by service"),
+        ("refusal", "session:authenticate", "session:user"),
+    ]
+    assert caught.value.decision_id == queued(server)[3]["id"]
+
+
+async def test_a_login_that_cannot_be_recorded_is_not_told(
+    server: ValkeyServer, tmp_path: Path
+) -> None:
+    settings = Settings(
+        valkey_url=ServerUrl(server.url),
+        policy_dir=write_policies(tmp_path / "policies"),
+        key_dir=tmp_path / "keys",
+        siem_max_events=1,
+    )
+    async with open_runtime(settings) as sark:
+        first = await sark.admission.create("ann")
+        with pytest.raises(QueueFullError):
+            await sark.admission.create("ann")
+        # It has ended all the same, which is what matters.
+        with pytest.raises(QueueFullError):
+            await sark.admission.revoke("ann", first.session_id, by="user")
+        with pytest.raises(SessionEndedError):
+            await sark.sessions.authenticate(first.access_token)

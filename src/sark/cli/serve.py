@@ -22,6 +22,7 @@ import sark
 from sark.errors import ConfigurationError
 from sark.events import Hub
 from sark.http import create_app
+from sark.http.header_limit import BoundedHeaders
 from sark.http.jwks import JWKS_PATH
 from sark.keyspace import Role
 from sark.ops.logs import configure_logs, report_events
@@ -148,7 +149,7 @@ def _config(runtime: Runtime, metrics: Metrics) -> uvicorn.Config:
     return uvicorn.Config(
         create_app(runtime, metrics),
         loop="uvloop",
-        http="httptools",
+        http=BoundedHeaders,
         lifespan="off",
         log_config=None,
         access_log=False,

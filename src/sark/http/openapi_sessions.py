@@ -64,6 +64,12 @@ _ROUTES: tuple[tuple[str, str, str, str, type, dict[str, str]], ...] = (
     (_ONE, "get", "200", "The session", Session, {**_OWNER, "404": "It is not alive"}),
     (_ONE, "delete", "200", _ENDED, Revocation, _ENDING),
 )
+_OF_TRUSTED_CALLERS = {
+    "access_token": "The user's token, from a trusted caller; users show theirs as bearer token.",
+    "user_agent": "The user's, from a trusted caller; else that of the header counts.",
+    "ip": "The user's address, from a trusted caller; else that of the connection counts.",
+    "api_key_id": "The api key in use, from a trusted caller; nobody else may name one.",
+}
 _EXAMPLES: dict[str, Schema] = {
     "/v1/sessions": {"user_id": "user-0001", "client_id": "web", "ip": "192.0.2.10"},
     "/v1/sessions/refresh": {"refresh_token": "r1.dXNlci0wMDAx.01a2090a-b6ff-7702.0.bWFj"},
@@ -77,7 +83,11 @@ def complete(document: Schema) -> None:
         [NewSession, RefreshRequest, *types], ref_template="#/components/schemas/{name}"
     )
     _bound(schemas["NewSession"]["properties"])
-    document["components"]["schemas"].update(schemas)
+    known = document["components"]["schemas"]
+    known.update(schemas)
+    for name, text in _OF_TRUSTED_CALLERS.items():
+        for asked in ("Request", "BatchRequest"):
+            known[asked]["properties"][name]["description"] = text
     paths = document["paths"]
     for (path, method, status, text, _, errors), schema in zip(_ROUTES, references, strict=True):
         operation = paths[path][method]
