@@ -40,6 +40,7 @@ SECOND = 1_000_000
 WINDOW = 86_400
 BYTES_PER_LIMIT = 105
 BYTES_IN_ALL = 130
+BUDGET = 0.5
 ALGORITHMS: tuple[Algorithm, ...] = ("fixed", "sliding", "gcra")
 
 
@@ -468,8 +469,8 @@ async def test_without_valkey_each_process_counts_its_part(
     hub.on(LimitFallback, fallbacks.append)
     server = private_server()
     async with open_store(server.url, hub=hub) as store:
-        limiter = limiter_of(store, Limit(10, WINDOW, algorithm), processes=3)
-        assert (await limiter.check(ALL)).source == "valkey"
+        limiter = limiter_of(store, Limit(10, WINDOW, algorithm), processes=3, budget=BUDGET)
+        assert (await limiter.check(ALL, deadline=later())).source == "valkey"
         server.kill()
         charges = [await limiter.check(ALL) for _ in range(5)]
         assert [charge.admitted for charge in charges] == [True] * 3 + [False] * 2
@@ -482,11 +483,11 @@ async def test_without_valkey_each_process_counts_its_part(
         assert not (await limiter.check([("user", "bob")])).admitted
         assert fallbacks == [LimitFallback("local")] * 7
 
-        opened = limiter_of(store, Limit(1), fallback="open")
+        opened = limiter_of(store, Limit(1), fallback="open", budget=BUDGET)
         for _ in range(3):
             charge = await opened.check(ALL)
             assert (charge.admitted, charge.states, charge.source) == (True, (), "open")
-        closed = limiter_of(store, Limit(1), fallback="closed")
+        closed = limiter_of(store, Limit(1), fallback="closed", budget=BUDGET)
         with pytest.raises(StoreUnavailableError):
             await closed.check(ALL)
 

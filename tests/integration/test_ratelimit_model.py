@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sark.ratelimit import Limit
-from sark.ratelimit.algorithms import State, charge, figure_of, outlook
+from sark.ratelimit.algorithms import State, charge, figure_of, standing, wait_for
 from sark.ratelimit.limits import CHARGE_FRAGMENTS
 from sark.ratelimit.rules import Applied
 from sark.store import Script, load_script
@@ -146,7 +146,7 @@ def test_a_wait_is_exactly_as_long_as_it_has_to_be(
     now, state = START + offset, None
     for gap, asked in gaps:
         now, cost = now + gap, min(asked, limit.capacity)
-        wait = outlook(limit, figure_of(limit, state, now), cost).wait
+        wait = wait_for(limit, figure_of(limit, state, now), cost)
         after = charge(limit, state, now, cost)
         assert (wait == 0) is (after is not None)
         if after is None:
@@ -165,7 +165,7 @@ def test_what_remains_is_admitted_and_not_one_more(
     for gap, asked in gaps:
         now += gap
         state = charge(limit, state, now, min(asked, limit.capacity)) or state
-        remaining = outlook(limit, figure_of(limit, state, now)).remaining
+        remaining, _ = standing(limit, figure_of(limit, state, now))
         if remaining:
             assert charge(limit, state, now, remaining) is not None
         assert charge(limit, state, now, remaining + 1) is None

@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from sark.ratelimit.limit import Limit
 
-__all__ = ["Figure", "Outlook", "State", "charge", "ends_at", "figure_of", "outlook"]
+__all__ = ["Figure", "State", "charge", "ends_at", "figure_of", "standing", "wait_for"]
 
 MILLIONTHS = 1_000_000
 MICROSECONDS = 1_000_000
@@ -49,21 +49,6 @@ class State(NamedTuple):
     second: int = 0
 
 
-class Outlook(NamedTuple):
-    """What a figure means to the client.
-
-    Attributes:
-        remaining: Requests that would be admitted now.
-        reset: Microseconds until all of the limit is there again; see ``LimitState``.
-        wait: Microseconds until a request of the given cost would be admitted; 0 when it would be
-            now.
-    """
-
-    remaining: int
-    reset: int
-    wait: int
-
-
 def figure_of(limit: Limit, state: State | None, now: int) -> Figure:
     """Tell the figure of a state at a time; None is a limit that is not in use."""
     if limit.algorithm == "fixed":
@@ -73,25 +58,33 @@ def figure_of(limit: Limit, state: State | None, now: int) -> Figure:
     return _gcra_figure(limit, state, now)
 
 
-def outlook(limit: Limit, figure: Figure, cost: int = 1) -> Outlook:
-    """Tell what a figure means."""
-    if limit.algorithm == "fixed":
-        used, left = figure
-        wait = left * 1000 if used + cost > limit.requests else 0
-        return Outlook(max(0, limit.requests - used), left * 1000, wait)
+def standing(limit: Limit, figure: Figure) -> tuple[int, int]:
+    """Tell what remains of a limit, and the microseconds until all of it is there again."""
     span = limit.window_seconds * MICROSECONDS
+    if limit.algorithm == "gcra":
+        ahead, parts = figure
+        level = ahead * limit.requests + parts
+        remaining = (limit.capacity * span - level) // span
+        return max(0, remaining), -(-level // limit.requests)
     if limit.algorithm == "sliding":
         current, previous, gone = figure
-        weighed = _ceil(previous * _weight(limit, gone), MILLIONTHS)
-        remaining = max(0, limit.requests - current - weighed)
-        return Outlook(remaining, span - gone, _sliding_wait(limit, figure, cost))
-    level, most = figure[0] * limit.requests + figure[1], limit.capacity * span
-    over = level + cost * span - most
-    return Outlook(
-        max(0, most - level) // span,
-        _ceil(level, limit.requests),
-        _ceil(over, limit.requests) if over > 0 and cost else 0,
-    )
+        weighed = -(-previous * (MILLIONTHS - gone // limit.window_seconds) // MILLIONTHS)
+        remaining = limit.requests - current - weighed
+        return max(0, remaining), span - gone
+    used, left = figure
+    return max(0, limit.requests - used), left * 1000
+
+
+def wait_for(limit: Limit, figure: Figure, cost: int) -> int:
+    """Tell the microseconds until a cost would be admitted; 0 when it would be now."""
+    if limit.algorithm == "fixed":
+        used, left = figure
+        return left * 1000 if used + cost > limit.requests else 0
+    if limit.algorithm == "sliding":
+        return _sliding_wait(limit, figure, cost)
+    span = limit.window_seconds * MICROSECONDS
+    over = figure[0] * limit.requests + figure[1] + (cost - limit.capacity) * span
+    return _ceil(over, limit.requests) if over > 0 and cost else 0
 
 
 def charge(limit: Limit, state: State | None, now: int, cost: int = 1) -> State | None:
@@ -101,7 +94,7 @@ def charge(limit: Limit, state: State | None, now: int, cost: int = 1) -> State 
         The state after it; None when it is too much, and then the state stays as it was.
     """
     figure = figure_of(limit, state, now)
-    if outlook(limit, figure, cost).wait:
+    if wait_for(limit, figure, cost):
         return None
     if limit.algorithm == "fixed":
         used, left = figure

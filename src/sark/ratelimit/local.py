@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from sark.ratelimit.algorithms import State, charge, ends_at, figure_of, outlook
+from sark.ratelimit.algorithms import State, charge, ends_at, figure_of, wait_for
 from sark.ratelimit.limit import Limit
 from sark.ratelimit.plan import ChargePlan
 from sark.ratelimit.rules import Applied, Selection
@@ -67,7 +67,7 @@ class LocalLimits:
         passed = []
         for number, (each, cost) in enumerate(charged):
             figure = figure_of(each.limit, before[number], now)
-            passed.append(not outlook(each.limit, figure, cost).wait)
+            passed.append(not wait_for(each.limit, figure, cost))
             if not passed[number]:
                 verdict = 0 if not each.shadow else verdict + (2 << number) * (verdict > 0)
         after = list(before)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from sark.ratelimit.algorithms import Figure, outlook
+from sark.ratelimit.algorithms import Figure, standing, wait_for
 from sark.ratelimit.limit import Charge, Identity, LimitState, Source
 from sark.ratelimit.rules import Applied, Selection
 
@@ -94,24 +94,15 @@ def _plain_states(selection: Selection, reply: Sequence[int]) -> tuple[LimitStat
 
 
 def _states(plan: ChargePlan, reply: Sequence[int]) -> tuple[LimitState, ...]:
-    applied = plan.selection.applied
-    views = [
-        outlook(each.limit, figure)
-        for each, figure in zip(applied, plan.figures(reply), strict=True)
-    ]
-    return tuple(
-        LimitState(
-            each.kind,
-            each.limit.requests,
-            view.remaining,
-            -(-view.reset // 1_000_000),
-            each.limit.window_seconds,
-            each.policy,
-            each.limit.burst or 0,
-            each.shadow,
-        )
-        for each, view in zip(applied, views, strict=True)
-    )
+    selection, states = plan.selection, []
+    for each, (kind, most, window, policy), figure in zip(
+        selection.applied, selection.heads, plan.figures(reply), strict=True
+    ):
+        remaining, reset = standing(each.limit, figure)
+        burst = each.limit.burst or 0
+        reset = -(-reset // 1_000_000)
+        states.append(LimitState(kind, most, remaining, reset, window, policy, burst, each.shadow))
+    return tuple(states)
 
 
 def _refusal(
@@ -125,14 +116,14 @@ def _refusal(
             shadow.append(each.policy)
             continue
         refusing.append((number, each, figure))
-        wait = max(wait, outlook(each.limit, figure, cost).wait)
+        wait = max(wait, wait_for(each.limit, figure, cost))
     number, first, figure = refusing[0]
     return Charge(
         admitted=False,
         states=states,
         refused=(first.kind, plan.names[plan.selection.owners[number]]),
         retry_after=max(1, -(-wait // 1_000_000)),
-        refused_for=outlook(first.limit, figure).reset / 1_000_000,
+        refused_for=standing(first.limit, figure)[1] / 1_000_000,
         policy=first.policy,
         name=plan.keys[number],
         shadow=tuple(shadow),
@@ -149,7 +140,7 @@ def _refuses(each: Applied, figure: Figure, cost: int) -> bool:
     if each.limit.algorithm == "fixed":
         # Its window may end within this millisecond, and then there is nothing to wait for.
         return figure[0] + cost > each.limit.requests
-    return outlook(each.limit, figure, cost).wait > 0
+    return wait_for(each.limit, figure, cost) > 0
 
 
 def denial(identity: Identity) -> Charge:
