@@ -13,11 +13,7 @@ Code that needs the password inside a ``ServerUrl`` or the text of a ``SecretStr
 
 from __future__ import annotations
 
-from sark.settings._kinds import HostPort, TrustedIssuer, TrustedNetwork
-from sark.settings._load import READ_ELSEWHERE, load
-from sark.settings._model import Settings
-from sark.settings._rows import SettingRow, Source, describe, render_markdown
-from sark.settings._rules import (
+from sark.settings._choices import (
     CacheKey,
     LegacyHeaders,
     LogFormat,
@@ -28,8 +24,12 @@ from sark.settings._rules import (
     SessionCapPolicy,
     TokenAlgorithm,
     Topology,
-    check_exposure,
 )
+from sark.settings._kinds import HostPort, TrustedIssuer, TrustedNetwork
+from sark.settings._load import READ_ELSEWHERE, load
+from sark.settings._model import Settings
+from sark.settings._rows import SettingRow, Source, describe, render_markdown
+from sark.settings._rules import check_exposure
 from sark.settings._urls import ServerUrl, is_loopback, mask_url
 
 __all__ = [

@@ -9,6 +9,7 @@ from typing import Literal
 
 from sark.settings._environment import variable_of
 from sark.settings._model import Settings, kind_of
+from sark.settings.groups import GROUPS
 
 Source = Literal["environment", "argument", "implied", "default"]
 
@@ -65,18 +66,21 @@ def describe(settings: Settings, environ: Mapping[str, str] | None = None) -> li
         environ: The variables they were loaded from; the process's own by default.
     """
     environ = os.environ if environ is None else environ
-    return [_row(name, settings, environ) for name in Settings.model_fields]
+    return [
+        _row(name, settings, environ) for group in GROUPS.values() for name in group.model_fields
+    ]
 
 
 def render_markdown() -> str:
     """Return the reference of all settings. It depends on nothing but the code."""
-    lines = [
-        _HEAD,
-        "| variable | accepted | unit | default | |",
-        "|---|---|---|---|---|",
-        *(_markdown_row(row) for row in describe(Settings.model_construct(), {})),
-    ]
-    return "\n".join(lines) + "\n"
+    rows = {row.variable: row for row in describe(Settings.model_construct(), {})}
+    lines = [_HEAD]
+    for title, group in GROUPS.items():
+        lines += [f"## {title}", "", str(group.__doc__), ""]
+        lines += ["| variable | accepted | unit | default | |", "|---|---|---|---|---|"]
+        lines += [_markdown_row(rows[variable_of(field)]) for field in group.model_fields.values()]
+        lines.append("")
+    return "\n".join(lines)
 
 
 def _row(name: str, settings: Settings, environ: Mapping[str, str]) -> SettingRow:

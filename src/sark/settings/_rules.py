@@ -5,25 +5,15 @@ Each returns the lines of what is wrong, so that all of it can be told at once.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from sark.errors import SettingsError
+from sark.settings._choices import Topology
 from sark.settings._urls import is_loopback
 
 if TYPE_CHECKING:
     from sark.settings._model import Settings
 
-Topology = Literal["single", "sentinel", "cluster"]
-LogLevel = Literal["debug", "info", "warning", "error"]
-LogFormat = Literal["json", "console", "auto"]
-SessionCapPolicy = Literal["end_oldest", "refuse"]
-SessionBind = Literal["none", "network", "user_agent", "both"]
-TokenAlgorithm = Literal["EdDSA", "RS256"]
-CacheKey = Literal["full", "compact"]
-LimitsWithoutValkey = Literal["local", "open", "closed"]
-ProxyHeader = Literal["x-forwarded-for", "forwarded"]
-SentHeaders = Literal["always", "refused", "off"]
-LegacyHeaders = Literal["off", "seconds", "epoch"]
 
 SUPPORTED_TOPOLOGIES: frozenset[Topology] = frozenset({"single"})
 """What this version can run. The others are recognised, and refused by ``_unsupported``."""
