@@ -18,7 +18,8 @@ from benchmarks.study_memory import used_memory
 from benchmarks.workload import POLICIES
 from sark import Settings, open_runtime
 from sark.events import Hub
-from sark.runtime import Runtime, open_access_tokens
+from sark.parts.sessions import open_access_tokens
+from sark.runtime import Runtime
 from sark.sessions import AccessClaims
 from sark.sessions.tokens.keys import Algorithm
 

@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator
 
 from sark.events import Hub
 from sark.file_watch import FileWatcher, fingerprint
+from sark.parts.background import background
+from sark.parts.limits import default_limit, limiter_of
 from sark.ratelimit import RateLimiter
 from sark.ratelimit.reload import LimitsReloader
 from sark.ratelimit.rules_file import read_rules
-from sark.runtime import background, default_limit, limiter_of
 from sark.settings import Settings
 from sark.store import Store, Topology
 from sark.store.embedded import EmbeddedServer

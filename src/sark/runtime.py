@@ -9,46 +9,33 @@ that uses SARK as a library all open a ``Runtime``::
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 
 from sark.admission import Admission
 from sark.batch import BatchRequest, authorize_many
-from sark.errors import ConfigurationError, InvalidRequestError, SettingsError
+from sark.errors import InvalidRequestError
 from sark.events import Hub
 from sark.file_watch import FileWatcher, fingerprint
 from sark.gateway import Answer, Gateway, Request
-from sark.keyring import mac_key
-from sark.policy import PolicyCache, TtlTiers
+from sark.parts.background import background
+from sark.parts.decisions import decisions_of
+from sark.parts.limits import default_limit, limiter_of
+from sark.parts.policies import open_evaluator, policy_paths, policy_reloader
+from sark.parts.sessions import open_access_tokens, sessions_of
 from sark.policy.decisions import Decisions, Outcome
-from sark.policy.evaluation import Evaluations
-from sark.policy.evaluators import EmbeddedRego, Evaluator
-from sark.policy.evaluators.opa import OpaHttp
-from sark.policy.evaluators.opa_transport import OpaEndpoint
-from sark.policy.freshness import FreshnessSigner
-from sark.policy.generations import Generations
 from sark.policy.hot import HotRequests
-from sark.policy.near import NearCache
-from sark.policy.near_feed import NearFeed
-from sark.policy.policy_file import PolicyFile, read_policy_file
+from sark.policy.policy_file import read_policy_file
 from sark.policy.question import check_text
 from sark.policy.reload import PolicyReloader, Reloaded
 from sark.policy.warm_up import WarmUp
-from sark.ratelimit import Limit, RateLimiter, Rules
+from sark.ratelimit import Rules
 from sark.ratelimit.reload import LimitsReloader, ReloadedLimits
 from sark.ratelimit.rules_file import read_rules
-from sark.sessions import AccessTokens, RefreshTokens, SessionRules, Sessions
+from sark.sessions import Sessions
 from sark.sessions.tokens import (
-    IssuerKeys,
-    JwksClient,
     JwtAccessTokens,
-    KeyFile,
-    SigningKeys,
-    retention_of,
 )
 from sark.settings import Settings
 from sark.siem import EventQueue, QueueBounds
@@ -56,11 +43,9 @@ from sark.store import Store, Topology
 from sark.store.embedded import EmbeddedServer
 from sark.store.embedded.watch import keep_running
 
-__all__ = ["Runtime", "generations_of", "open_runtime", "policy_directory"]
+__all__ = ["Runtime", "open_runtime"]
 
-SAMPLE_POLICIES = Path("examples/policies")
 REFUSALS_INTERVAL_SECONDS = 1.0
-EVALUATION_GRACE_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +164,7 @@ async def open_runtime(
         ConfigurationError: The policies don't load or the embedded server doesn't start.
     """
     hub = hub or Hub()
-    paths = _policy_paths(settings)
+    paths = policy_paths(settings)
     seen = fingerprint(paths)
     rules = read_policy_file(settings.policy_file)
     rules.check(settings.policies)
@@ -187,7 +172,7 @@ async def open_runtime(
     limits_seen = fingerprint(limits_paths)
     limit_rules = read_rules(settings.limits_file, default_limit(settings))
     async with contextlib.AsyncExitStack() as stack:
-        evaluator = await stack.enter_async_context(_open_evaluator(settings, hub))
+        evaluator = await stack.enter_async_context(open_evaluator(settings, hub))
         embedded = None
         topology = Topology.of(settings)
         if topology is None:
@@ -200,9 +185,9 @@ async def open_runtime(
         hot = HotRequests(store, every=settings.hot_sample, keep=settings.hot_requests)
         stack.push_async_callback(hot.flush)
         await stack.enter_async_context(background(hot.flush_forever(), "sark-hot-requests"))
-        decisions = _decisions(settings, store, evaluator, rules, hot)
+        decisions = decisions_of(settings, store, evaluator, rules, hot)
         tokens = await stack.enter_async_context(open_access_tokens(settings, hub))
-        sessions = _sessions(settings, store, tokens, decisions.cache.generations)
+        sessions = sessions_of(settings, store, tokens, decisions.cache.generations)
         await stack.enter_async_context(background(sessions.sweep_forever(), "sark-sessions"))
         gateway = _gateway(settings, store, decisions, limit_rules, sessions)
         near_limits = gateway.limiter.near
@@ -223,7 +208,7 @@ async def open_runtime(
         stack.push_async_callback(warm_up.close)
         closing = gateway.refusals.close_due_forever(interval=REFUSALS_INTERVAL_SECONDS)
         await stack.enter_async_context(background(closing, "sark-refusals"))
-        policies = _reloader(settings, decisions, hub)
+        policies = policy_reloader(settings, decisions, hub)
         watcher = FileWatcher(policies, paths, seen, interval=settings.policy_watch_interval)
         await stack.enter_async_context(background(watcher.run(), "sark-policies"))
         limits = LimitsReloader(
@@ -250,225 +235,6 @@ async def open_runtime(
         )
 
 
-def policy_directory(settings: Settings) -> Path:
-    """Find the policies: ``SARK_POLICY_DIR``, or the sample set when run from a checkout.
-
-    Raises:
-        ConfigurationError: Neither is there.
-    """
-    if settings.policy_dir is not None:
-        return settings.policy_dir
-    if SAMPLE_POLICIES.is_dir():
-        return SAMPLE_POLICIES
-    raise ConfigurationError("SARK_POLICY_DIR is not set: name the directory of the Rego policies")
-
-
-@contextlib.asynccontextmanager
-async def _open_evaluator(settings: Settings, hub: Hub) -> AsyncIterator[Evaluator]:
-    """Open OPA when it is named, else the embedded engine."""
-    if settings.opa_url is None:
-        yield EmbeddedRego(policy_directory(settings), settings.policies)
-        return
-    opa = OpaHttp(
-        OpaEndpoint.of(settings),
-        timeout=settings.evaluator_timeout_ms / 1000,
-        max_concurrent=settings.opa_pool_size,
-        queue_timeout=settings.evaluator_queue_ms / 1000,
-        hub=hub,
-    )
-    async with opa, background(opa.watch(settings.opa_watch_interval), "sark-opa-watch"):
-        yield opa
-
-
-def _policy_paths(settings: Settings) -> list[Path]:
-    """List what the policies are read from; OPA sees to its own."""
-    paths = [] if settings.opa_url is not None else [policy_directory(settings)]
-    return paths if settings.policy_file is None else [*paths, settings.policy_file]
-
-
-def _reloader(settings: Settings, decisions: Decisions, hub: Hub) -> PolicyReloader:
-    evaluator = decisions.evaluations.evaluator
-
-    async def refresh() -> None:
-        match evaluator:
-            case EmbeddedRego():
-                await evaluator.reload()
-            case OpaHttp():
-                await evaluator.refresh()
-
-    return PolicyReloader(
-        decisions, refresh, policies=settings.policies, path=settings.policy_file, hub=hub
-    )
-
-
-def key_directory(settings: Settings) -> Path:
-    """Find the folder of secret keys.
-
-    Raises:
-        SettingsError: It must be named, because other processes have to use the same one.
-    """
-    if settings.key_dir is not None:
-        return settings.key_dir
-    if settings.valkey_url is None:
-        return settings.data_dir / "keys"
-    raise SettingsError(
-        "SARK_KEY_DIR: got nothing, expected the folder of the keys that all processes of this "
-        "deployment share, because VALKEY_URL is set (an empty folder is filled)"
-    )
-
-
-def generations_of(
-    settings: Settings, store: Store, signer: FreshnessSigner | None = None
-) -> Generations:
-    """Make what revokes decisions.
-
-    Raises:
-        ConfigurationError: The key that signs freshness tokens cannot be used.
-    """
-    return Generations(
-        store,
-        signer=signer or FreshnessSigner(mac_key(key_directory(settings))),
-        user_token_ttl=2 * _tiers(settings).longest,
-        replicas=settings.effective_wait_replicas,
-    )
-
-
-def key_retention(settings: Settings) -> int:
-    """Seconds for which a signing key verifies after it has been retired."""
-    return retention_of(settings.access_token_ttl, settings.token_leeway)
-
-
-@contextlib.asynccontextmanager
-async def open_access_tokens(settings: Settings, hub: Hub) -> AsyncIterator[JwtAccessTokens]:
-    """Open what signs and verifies access tokens, and keep its keys up to date.
-
-    Raises:
-        ConfigurationError: The signing keys cannot be used.
-    """
-    keys = SigningKeys(
-        KeyFile(key_directory(settings)),
-        algorithm=settings.token_algorithm,
-        retention=key_retention(settings),
-        hub=hub,
-    )
-    watching = background(keys.watch(settings.key_watch_interval), "sark-signing-keys")
-    async with watching, _open_issuers(settings, hub) as outside:
-        yield JwtAccessTokens(
-            keys,
-            issuer=settings.token_issuer,
-            audience=settings.token_audience,
-            leeway=settings.token_leeway,
-            outside=outside,
-            outside_audience=settings.trusted_audience or settings.token_audience,
-            outside_types=settings.trusted_types,
-            cache_entries=settings.token_cache_entries,
-        )
-
-
-@contextlib.asynccontextmanager
-async def _open_issuers(settings: Settings, hub: Hub) -> AsyncIterator[list[IssuerKeys]]:
-    """Fetch the keys of the trusted issuers, now and from time to time."""
-    if not settings.trusted_issuers:
-        yield []
-        return
-    async with JwksClient() as client, contextlib.AsyncExitStack() as stack:
-        found = []
-        for trusted in settings.trusted_issuers:
-            source = IssuerKeys(
-                trusted.issuer,
-                partial(client.fetch, trusted.issuer, trusted.jwks_url),
-                refresh=settings.trusted_refresh,
-                stale=settings.trusted_stale,
-                hub=hub,
-            )
-            await stack.enter_async_context(background(source.run(), "sark-issuer-keys"))
-            found.append(source)
-        yield found
-
-
-def _tiers(settings: Settings) -> TtlTiers:
-    return TtlTiers(settings.ttl_high, settings.ttl_medium, settings.ttl_low)
-
-
-def _decisions(
-    settings: Settings, store: Store, evaluator: Evaluator, rules: PolicyFile, hot: HotRequests
-) -> Decisions:
-    tiers = _tiers(settings)
-    signer = FreshnessSigner(mac_key(key_directory(settings)))
-    generations = generations_of(settings, store, signer)
-    cache = PolicyCache(
-        store,
-        generations,
-        tiers,
-        rules=rules,
-        key_form=settings.cache_key,
-        jitter=settings.ttl_jitter,
-    )
-    # OPA keeps its own, shorter times, for the wait and for the answer, so that its breaker hears
-    # of what takes too long.
-    milliseconds = settings.evaluator_queue_ms + settings.evaluator_timeout_ms
-    timeout = milliseconds / 1000 + EVALUATION_GRACE_SECONDS
-    return Decisions(
-        cache,
-        _near_feed(settings, store),
-        Evaluations(evaluator, timeout=timeout, hub=store.hub, most_at_once=settings.opa_pool_size),
-        signer,
-        store_timeout=settings.request_budget_ms / 1000,
-        hot=hot if settings.hot_sample else None,
-    )
-
-
-def _near_feed(settings: Settings, store: Store) -> NearFeed | None:
-    if not settings.near_cache_entries:
-        return None
-    near = NearCache(
-        max_entries=settings.near_cache_entries,
-        max_bytes=settings.near_cache_bytes,
-        generation_key=store.keys.policy_generation,
-    )
-    return NearFeed(store, near, bound=settings.near_cache_bound_ms / 1000)
-
-
-def _sessions(
-    settings: Settings, store: Store, tokens: AccessTokens, generations: Generations
-) -> Sessions:
-    return Sessions(
-        store,
-        tokens,
-        refresh_tokens=RefreshTokens(mac_key(key_directory(settings))),
-        rules=SessionRules(
-            lifetime=settings.session_ttl,
-            idle=settings.session_idle,
-            access=settings.access_token_ttl,
-            grace=settings.refresh_grace,
-            cap=settings.session_cap,
-            at_cap=settings.session_cap_policy,
-            bind=settings.session_bind,
-            adopt=settings.session_adopt,
-        ),
-        issuer=settings.token_issuer,
-        invalidate_user=generations.invalidate_user,
-        replicas=settings.effective_wait_replicas,
-    )
-
-
-def default_limit(settings: Settings) -> Limit | None:
-    """Tell the limit of each identity that no rule decides."""
-    return Limit(settings.limit_per_minute) if settings.limit_per_minute else None
-
-
-def limiter_of(settings: Settings, store: Store, rules: Rules) -> RateLimiter:
-    """Make what charges by the rules."""
-    return RateLimiter(
-        store,
-        rules,
-        fallback=settings.limits_without_valkey,
-        processes=settings.expected_processes,
-        ipv6_prefix=settings.limit_ipv6_prefix,
-        budget=settings.request_budget_ms / 1000,
-    )
-
-
 def _gateway(
     settings: Settings, store: Store, decisions: Decisions, limits: Rules, sessions: Sessions
 ) -> Gateway:
@@ -483,14 +249,3 @@ def _gateway(
         budget=budget,
         sessions=sessions,
     )
-
-
-@contextlib.asynccontextmanager
-async def background(work: Coroutine[None, None, None], name: str) -> AsyncIterator[None]:
-    """Run something beside the block, and cancel it at the end."""
-    task = asyncio.create_task(work, name=name)
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)

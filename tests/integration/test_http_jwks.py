@@ -12,7 +12,7 @@ import pytest
 
 from sark.errors import TokenError
 from sark.events import Hub
-from sark.runtime import open_access_tokens
+from sark.parts.sessions import open_access_tokens
 from sark.sessions.tokens import issuer_keys
 from sark.settings import Settings, TrustedIssuer
 from tests.support.polling import until

@@ -21,9 +21,9 @@ from sark.cli.service_client import ServiceClient, admin_of, running_admin, user
 from sark.cli.warm import warm
 from sark.errors import ConfigurationError, UnknownPolicyError
 from sark.ops.cache_stats import CacheReport
+from sark.parts.decisions import generations_of
 from sark.policy.explain import Explanation
 from sark.policy.question import check_text
-from sark.runtime import generations_of
 from sark.settings import Settings, load
 from sark.store import Store, Topology
 

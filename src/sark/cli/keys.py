@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sark.errors import ConfigurationError
-from sark.runtime import key_directory, key_retention
+from sark.parts.keys import key_directory, key_retention
 from sark.sessions.tokens import KeyFile, KeySet
 from sark.settings import Settings, load
 

@@ -1,0 +1,1 @@
+"""The parts of a runtime, each made from the settings."""

@@ -1,0 +1,95 @@
+"""Sessions and their tokens, opened from the settings."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from functools import partial
+
+from sark.events import Hub
+from sark.keyring import mac_key
+from sark.parts.background import background
+from sark.parts.keys import key_directory, key_retention
+from sark.policy.generations import Generations
+from sark.sessions import AccessTokens, RefreshTokens, SessionRules, Sessions
+from sark.sessions.tokens import IssuerKeys, JwksClient, JwtAccessTokens, KeyFile, SigningKeys
+from sark.settings import Settings
+from sark.store import Store
+
+__all__ = ["open_access_tokens", "sessions_of"]
+
+
+@contextlib.asynccontextmanager
+async def open_access_tokens(settings: Settings, hub: Hub) -> AsyncIterator[JwtAccessTokens]:
+    """Open what signs and verifies access tokens, and keep its keys up to date.
+
+    Raises:
+        ConfigurationError: The signing keys cannot be used.
+    """
+    keys = SigningKeys(
+        KeyFile(key_directory(settings)),
+        algorithm=settings.token_algorithm,
+        retention=key_retention(settings),
+        hub=hub,
+    )
+    watching = background(keys.watch(settings.key_watch_interval), "sark-signing-keys")
+    async with watching, _open_issuers(settings, hub) as outside:
+        yield JwtAccessTokens(
+            keys,
+            issuer=settings.token_issuer,
+            audience=settings.token_audience,
+            leeway=settings.token_leeway,
+            outside=outside,
+            outside_audience=settings.trusted_audience or settings.token_audience,
+            outside_types=settings.trusted_types,
+            cache_entries=settings.token_cache_entries,
+        )
+
+
+@contextlib.asynccontextmanager
+async def _open_issuers(settings: Settings, hub: Hub) -> AsyncIterator[list[IssuerKeys]]:
+    """Fetch the keys of the trusted issuers, now and from time to time."""
+    if not settings.trusted_issuers:
+        yield []
+        return
+    async with JwksClient() as client, contextlib.AsyncExitStack() as stack:
+        found = []
+        for trusted in settings.trusted_issuers:
+            source = IssuerKeys(
+                trusted.issuer,
+                partial(client.fetch, trusted.issuer, trusted.jwks_url),
+                refresh=settings.trusted_refresh,
+                stale=settings.trusted_stale,
+                hub=hub,
+            )
+            await stack.enter_async_context(background(source.run(), "sark-issuer-keys"))
+            found.append(source)
+        yield found
+
+
+def sessions_of(
+    settings: Settings, store: Store, tokens: AccessTokens, generations: Generations
+) -> Sessions:
+    """Make what begins, checks and ends sessions.
+
+    Raises:
+        ConfigurationError: The key of refresh tokens cannot be used.
+    """
+    return Sessions(
+        store,
+        tokens,
+        refresh_tokens=RefreshTokens(mac_key(key_directory(settings))),
+        rules=SessionRules(
+            lifetime=settings.session_ttl,
+            idle=settings.session_idle,
+            access=settings.access_token_ttl,
+            grace=settings.refresh_grace,
+            cap=settings.session_cap,
+            at_cap=settings.session_cap_policy,
+            bind=settings.session_bind,
+            adopt=settings.session_adopt,
+        ),
+        issuer=settings.token_issuer,
+        invalidate_user=generations.invalidate_user,
+        replicas=settings.effective_wait_replicas,
+    )
