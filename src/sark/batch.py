@@ -16,9 +16,9 @@ import msgspec
 
 from sark.errors import InvalidRequestError
 from sark.events import Decided, Looked
-from sark.gateway import Answer, Gateway, Request, answer_of, event_of, looked, ttl_of
+from sark.gateway import Answer, Gateway, Request, answer_of, event_of, ttl_of
 from sark.policy import Found, Question
-from sark.policy.decisions import Consistency, Decisions, Glance, Outcome, Plan
+from sark.policy.decisions import Consistency, Decisions, Glance, Outcome, Plan, looked
 from sark.policy.generations import TOKEN_FRAGMENTS, fresh_nonce
 from sark.ratelimit import Charge, Identity
 from sark.ratelimit.limits import CHARGE_FRAGMENT
@@ -211,7 +211,7 @@ async def _round_trip(
     charge = limiter.read(identities, reply.value[0], cost=cost)
     if not charge.admitted:
         return charge, None
-    (everything, user, *versions), values, ttls = reply.value[1]
+    (everything, user, *versions), values, ttls, at = reply.value[1]
     if not gateway.store.shared:
         values, ttls = read or (None, None)
     tokens = {
@@ -221,7 +221,7 @@ async def _round_trip(
     revision = gateway.decisions.revision
     found = [
         cache.judge_split(
-            tokens[question.policy],
+            (*tokens[question.policy], None, -2, at),
             None if values is None else [values[number], ttls[number]],
             reply.run_id,
             revision,

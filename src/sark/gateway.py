@@ -23,9 +23,9 @@ from typing import Any, Literal
 import msgspec
 
 from sark.errors import LimitExceededError, UnknownPolicyError
-from sark.events import Decided, LimitRefused, Looked, LookupResult
+from sark.events import Decided, LimitRefused, Looked
 from sark.policy import Found, JsonValue, Question
-from sark.policy.decisions import Consistency, Decisions, Glance, Outcome
+from sark.policy.decisions import Consistency, Decisions, Glance, Outcome, looked
 from sark.policy.generations import LOOKUP_FRAGMENTS, fresh_nonce
 from sark.policy.question import MAX_ID_BYTES, check_context, check_size, check_text
 from sark.ratelimit import Charge, Identity, LimitState, RateLimiter, canonical_ip
@@ -39,7 +39,6 @@ __all__ = [
     "Request",
     "answer_of",
     "event_of",
-    "looked",
     "ttl_of",
 ]
 
@@ -252,7 +251,7 @@ class Gateway:
         elif self.store.shared:
             keys.append(cache.decision_key(question))
             reply = await state.run(_AUTHORIZE, keys, arguments, deadline=deadline)
-            cached = reply.value[1][3:] if len(reply.value) > 1 else None
+            cached = reply.value[1][3:5] if len(reply.value) > 1 else None
         else:
             reply, cached = await asyncio.gather(
                 state.run(_AUTHORIZE, keys, arguments, deadline=deadline),
@@ -284,13 +283,6 @@ class Gateway:
         return LimitExceededError(
             kind, retry_after=charge.retry_after, limits=charge.states, decision_id=recorded_as
         )
-
-
-def looked(outcome: Outcome, glance: Glance, found: Found) -> LookupResult:
-    """Name how the look-up ended, counting both caches as one."""
-    if outcome.source == "near":
-        return "near"
-    return found.result if glance.entry is None else "stale"
 
 
 async def ttl_of(outcome: Outcome, deadline: float) -> int:

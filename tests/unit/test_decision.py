@@ -8,11 +8,21 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from zstandard import ZstdDecompressor
 
 from sark.errors import EvaluationError
 from sark.policy import Decision
 from sark.policy.cache import judge
-from sark.policy.decision import decode_entry, encode_entry
+from sark.policy.decision import (
+    BEGAN_FRAME,
+    MAX_ENTRY_BYTES,
+    began_at,
+    decode_entry,
+    encode_entry,
+    encode_withdrawal,
+    is_compressed,
+    is_withdrawal,
+)
 from sark.policy.evaluators import decision_from_json
 from sark.policy.generations import fresh_nonce, stamp_of
 
@@ -74,16 +84,71 @@ def test_another_form_is_a_failure_that_names_the_policy(document: bytes) -> Non
         decision_from_json("authz", document)
 
 
-@given(st.booleans(), TEXT)
-def test_an_entry_is_read_as_it_was_written(allow: bool, reason: str) -> None:
-    entry = decode_entry(encode_entry(Decision(allow, reason), "stamp"))
+MOMENTS = st.integers(0, 10**16 - 1)
+
+
+@given(
+    st.booleans(),
+    TEXT | TEXT.map(lambda text: text * 50),
+    MOMENTS,
+    st.none() | st.integers(1, 10**8),
+)
+def test_an_entry_is_read_as_it_was_written(
+    allow: bool, reason: str, began: int, life: int | None
+) -> None:
+    value = encode_entry(Decision(allow, reason), "stamp", began=began, life=life)
+    entry = decode_entry(value)
     assert entry is not None
     assert (entry.allow, entry.reason, entry.stamp) == (allow, reason, "stamp")
+    assert (entry.began, entry.life) == (began, life)
+    assert began_at(value) == began
 
 
-def test_an_entry_is_the_guides_json_with_a_version_and_a_stamp() -> None:
-    stored = msgspec.json.decode(encode_entry(Decision(allow=True, reason="why"), "s"))
-    assert stored == {"v": "1s", "allow": True, "reason": "why"}
+def test_an_entry_is_the_guides_json_with_a_version_a_moment_and_a_stamp() -> None:
+    value = encode_entry(Decision(allow=True, reason="why"), "s", began=17)
+    stored = msgspec.json.decode(value)
+    assert stored == {"v": "20000000000000017s", "allow": True, "reason": "why"}
+    assert value.startswith(b'{"v":"2'), "the script looks for it there"
+    life = encode_entry(Decision(allow=True, reason="why"), "s", began=17, life=300)
+    assert msgspec.json.decode(life)["v"] == "20000000000000017s:300"
+
+
+def test_a_compressed_entry_is_two_frames_that_any_reader_knows() -> None:
+    value = encode_entry(Decision(allow=True, reason="because " * 100), "s", began=17)
+    assert is_compressed(value)
+    assert value[:8] == BEGAN_FRAME
+    assert value[8:24] == b"%016d" % 17
+    assert ZstdDecompressor().decompress(value[24:]).startswith(b'{"v":"20000000000000017s"')
+
+
+def test_what_could_not_be_read_back_is_refused() -> None:
+    around = len(encode_entry(Decision(allow=True), "s"))
+    most = "x" * (MAX_ENTRY_BYTES - around)
+    entry = decode_entry(encode_entry(Decision(allow=True, reason=most), "s"))
+    assert entry is not None
+    assert entry.reason == most
+    with pytest.raises(ValueError, match=r"got 1048577 bytes, expected at most 1048576"):
+        encode_entry(Decision(allow=True, reason=most + "x"), "s")
+
+
+@given(MOMENTS)
+def test_a_withdrawal_is_no_entry_and_tells_its_moment(began: int) -> None:
+    value = encode_withdrawal(began)
+    assert is_withdrawal(value)
+    assert began_at(value) == began
+    assert decode_entry(value) is None
+    found = judge([*TOKENS, value, 1500, began + 5], "run", "rev")
+    assert (found.result, found.decision, found.seen) == ("absent", None, began)
+    assert found.began == began + 5
+
+
+@pytest.mark.parametrize(("seen", "at", "began"), [(5, 0, 6), (5, 9, 9), (9, 5, 10), (0, 7, 7)])
+def test_what_follows_a_look_up_begins_later_than_what_it_saw(
+    seen: int, at: int, began: int
+) -> None:
+    """Also when the server's clock was set back, or was not asked."""
+    found = judge([*TOKENS, encode_entry(Decision(allow=True), "s", began=seen), 1, at], "r", "r")
+    assert found.began == began
 
 
 def test_an_entry_that_is_cut_short_is_none() -> None:
@@ -99,11 +164,16 @@ def test_an_entry_that_is_cut_short_is_none() -> None:
         b'{"allow":true,"reason":""}',
         b'{"v":"0s","allow":true,"reason":""}',
         b'{"v":"2s","allow":true,"reason":""}',
+        b'{"v":"2000000000000001s","allow":true,"reason":""}',
+        b'{"v":"2000000000000001x1s","allow":true,"reason":""}',
+        b'{"v":"20000000000000011s:","allow":true,"reason":""}',
+        b'{"v":"20000000000000011s:x","allow":true,"reason":""}',
+        b'{"v":"10000000000000011s","allow":true,"reason":""}',
         b'{"v":"","allow":true,"reason":""}',
         b'{"v":1,"allow":true,"reason":""}',
-        b'{"v":"1s","allow":1,"reason":""}',
-        b'{"v":"1s","allow":true}',
-        b'{"v":"1s","allow":true,"reason":"\xff"}',
+        b'{"v":"20000000000000011s","allow":1,"reason":""}',
+        b'{"v":"20000000000000011s","allow":true}',
+        b'{"v":"20000000000000011s","allow":true,"reason":"\xff"}',
         b'{"v":null,"allow":true,"reason":""}',
     ],
 )  # fmt: skip
