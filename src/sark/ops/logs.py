@@ -21,9 +21,11 @@ from sark.events import (
     CacheWriteFailed,
     EvaluationFailed,
     EvaluatorBreakerChanged,
+    FreshnessUnverifiable,
     GenerationChanged,
     GuardChanged,
     Hub,
+    NearCacheChanged,
     PoliciesReloaded,
     PolicyReloadFailed,
     ScriptLoaded,
@@ -108,7 +110,8 @@ class Quiet:
 def report_events(hub: Hub) -> None:
     """Log what happens to the servers, the policies and the audit queue."""
     log = structlog.stdlib.get_logger("sark")
-    audit, evaluation, cache = Quiet(log.error), Quiet(log.warning), Quiet(log.warning)
+    audit, evaluation = Quiet(log.error), Quiet(log.warning)
+    _report_cache(hub, log)
 
     def guard(event: GuardChanged) -> None:
         if event.is_open:
@@ -141,10 +144,6 @@ def report_events(hub: Hub) -> None:
         EvaluationFailed,
         lambda e: evaluation("evaluation failed", policy=e.policy, reason=e.reason),
     )
-    hub.on(
-        CacheWriteFailed,
-        lambda e: cache("decision not stored", policy=e.policy, reason=e.reason),
-    )
     hub.on(PoliciesReloaded, lambda e: log.info("policies reloaded", revision=e.revision))
     hub.on(
         PolicyReloadFailed,
@@ -154,5 +153,28 @@ def report_events(hub: Hub) -> None:
         AuditRefused,
         lambda e: audit(
             "audit events refused", events=e.events, reason=e.reason, remedy=REMEDIES[e.reason]
+        ),
+    )
+
+
+def _report_cache(hub: Hub, log: structlog.stdlib.BoundLogger) -> None:
+    cache, freshness = Quiet(log.warning), Quiet(log.warning)
+
+    def near(event: NearCacheChanged) -> None:
+        if event.serving:
+            log.info("near cache serves")
+        else:
+            log.warning("near cache steps aside", reason=event.reason)
+
+    hub.on(NearCacheChanged, near)
+    hub.on(
+        CacheWriteFailed,
+        lambda e: cache("decision not stored", policy=e.policy, reason=e.reason),
+    )
+    hub.on(
+        FreshnessUnverifiable,
+        lambda _: freshness(
+            "freshness token not verified",
+            remedy="let all services of a deployment use the same SARK_KEY_DIR",
         ),
     )

@@ -21,6 +21,7 @@ from sark.events import (
     EvaluationEnded,
     EvaluationFailed,
     EvaluatorBreakerChanged,
+    FreshnessUnverifiable,
     GenerationChanged,
     GuardChanged,
     Hub,
@@ -61,6 +62,7 @@ class Metrics:
     async def render(self, runtime: Runtime) -> tuple[bytes, str]:
         """Read the gauges and render everything; the body and its content type."""
         self._read_pools(runtime.store.servers)
+        self._read_near(runtime)
         await self._read_queue(runtime)
         self._handler_failures.set(self._hub.handler_failures)
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
@@ -114,6 +116,10 @@ class Metrics:
         invalidations = self._counter("cache_invalidations", "Invalidations written", "scope")
         hub.on(Looked, lambda event: lookups.labels(event.policy, event.result).inc())
         hub.on(CacheWriteFailed, lambda _: writes.inc())
+        unverifiable = self._counter(
+            "freshness_unverifiable", "Freshness tokens that were not signed with our key"
+        )
+        hub.on(FreshnessUnverifiable, lambda _: unverifiable.inc())
         enforced = self._histogram(
             "invalidation_enforced_seconds",
             "From an invalidation to its effect on the near cache of this process",
@@ -180,6 +186,20 @@ class Metrics:
         self._queued_bytes = self._gauge("audit_queue_bytes", "Bytes of the events in the queue")
         self._account = self._gauge("audit_account_events", "The queue's account", "entry")
         self._handler_failures = self._gauge("observer_failures", "Event handlers that raised")
+        self._near_alone = self._gauge(
+            "near_cache_decides", "Decisions by the near cache alone, which are no look-ups"
+        )
+        self._near_serving = self._gauge("near_cache_serving", "Whether the near cache serves")
+        self._near_reconnects = self._gauge(
+            "near_cache_reconnects", "Times that the connection of the near cache's feed failed"
+        )
+
+    def _read_near(self, runtime: Runtime) -> None:
+        near = runtime.gateway.decisions.near
+        if near is not None:
+            self._near_alone.set(near.served)
+            self._near_serving.set(near.serving)
+            self._near_reconnects.set(near.reconnects)
 
     def _read_pools(self, servers: tuple[Server, ...]) -> None:
         for server in servers:
