@@ -16,6 +16,7 @@ from sark.policy.decision import (
     ZSTD_MAGIC,
     decode_entry,
     is_compressed,
+    spell_moment,
 )
 from tests.support.gateways import Scripted, open_gateway, question
 from tests.support.near import near_gateway, warm
@@ -109,14 +110,12 @@ async def test_a_long_reason_is_compressed_and_read_back(server: ValkeyServer, r
 def bad_values(good: bytes) -> dict[str, bytes]:
     """Values of which none may be taken for a decision; the last ones declare huge contents."""
 
-    moment = BEGAN_FRAME + b"%016d" % 17
+    moment = BEGAN_FRAME + spell_moment(17).encode()
 
     def declaring(size: int) -> bytes:
         return moment + ZSTD_MAGIC + b"\xe0" + struct.pack("<Q", size) + b"\x01\x00\x00"
 
-    text = (
-        b'{"v":"20000000000000017s","allow":true,"reason":"' + b"a" * (64 * MAX_ENTRY_BYTES) + b'"}'
-    )
+    text = b'{"v":"2000000000hs","allow":true,"reason":"' + b"a" * (64 * MAX_ENTRY_BYTES) + b'"}'
     undeclared = ZstdCompressor(write_content_size=False)
     return {
         "cut short": good[: len(good) // 2],
@@ -124,7 +123,7 @@ def bad_values(good: bytes) -> dict[str, bytes]:
         "only the magic": ZSTD_MAGIC,
         "only the frame": BEGAN_FRAME,
         "only the moment": moment,
-        "without a moment": good[24:],
+        "without a moment": good[18:],
         "both magics": moment + ZSTD_MAGIC,
         "garbage": moment + ZSTD_MAGIC + b"\xff" * 200,
         "empty": moment + ZstdCompressor().compress(b""),
