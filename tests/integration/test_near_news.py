@@ -1,4 +1,4 @@
-"""What near caches hear: their own doings, those of others, and when a change counts as enforced."""
+"""What near caches hear: their own doings, those of others, and when a change is enforced."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def test_a_users_first_decision_is_near_at_the_second_time(
                 assert not (await gateway.authorize(ask(user))).cached
                 near += (await gateway.authorize(ask(user))).cached == "near"
         # The news come with an answer of the server that is waited for anyway, or a little later.
-        assert near >= 40
+        assert near >= 25
 
 
 async def test_a_revocation_during_the_first_evaluation_is_no_doing_of_its_own(
@@ -66,10 +66,8 @@ async def test_a_revocation_during_the_first_evaluation_is_no_doing_of_its_own(
             gate.set()
             await asking
             await gateway.decisions.evaluations.close()
-            assert (
-                near.cache.peek(asked.key, near.now()) == (None, False)
-                or not near.cache.peek(asked.key, near.now())[1]
-            ), "it was evaluated before the revocation"
+            _, valid = near.cache.peek(asked.key, near.now())
+            assert not valid, "it was evaluated before the revocation"
 
 
 async def test_many_new_users_leave_hot_decisions_near(server: ValkeyServer) -> None:
