@@ -13,11 +13,13 @@ import pytest
 from sark.events import Hub, Looked, NearCacheChanged
 from sark.gateway import Gateway
 from sark.ops.cache_stats import CacheCounts
-from tests.support.gateways import ask, question
-from tests.support.near import Numbered, near_gateway, near_of, open_near, warm
+from sark.policy.near import NearCache
+from sark.policy.near_feed import NearFeed
+from tests.support.gateways import ask, open_store, question
+from tests.support.near import BOUND_SECONDS, Numbered, near_gateway, near_of, open_near, warm
 from tests.support.polling import until
 from tests.support.servers import ValkeyServer
-from tests.support.service import SarkService, http_client
+from tests.support.service import CHECKOUT, SarkService, http_client
 
 SECRET = "pw-5f2c9d"
 
@@ -132,3 +134,34 @@ async def test_look_ups_are_counted_by_where_the_answer_came_from(server: Valkey
         lookups = counts.lookups(near_of(decisions).served)
         hits = lookups.results["near"] + lookups.results["hit"]
         assert lookups.hit_ratio == hits / lookups.total
+
+
+async def test_the_rights_that_the_documentation_names_suffice(server: ValkeyServer) -> None:
+    """And without one of the channels it says so."""
+    text = (CHECKOUT / "docs" / "caching.md").read_text()
+    rules = text.partition("besides what its keys need:\n\n```\n")[2].partition("```")[0].split()
+    with server.client() as client:
+        named = ["ACL", "SETUSER", "feed", "on", f">{SECRET}", "-@all", "+auth", "+time", *rules]
+        url = f"valkey://feed:{SECRET}@{server.host}:{server.port}/0"
+        client.execute_command(*named)
+        async with open_near(url) as near:
+            assert near.failure == ""
+        hub, changes = Hub(), list[NearCacheChanged]()
+        hub.on(NearCacheChanged, changes.append)
+        for missing in ("&__redis__:invalidate", "&policy:changes", "+client|tracking"):
+            changes.clear()
+            client.execute_command("ACL", "DELUSER", "feed")
+            client.execute_command(*(rule for rule in named if rule != missing))
+            async with open_store(url, hub=hub) as store:
+                cache = NearCache(
+                    max_entries=1, max_bytes=1, generation_key=store.keys.policy_generation
+                )
+                near = NearFeed(store, cache, bound=BOUND_SECONDS)
+                near.start()
+                try:
+                    await until(lambda: changes, within=10, what="it is told")
+                finally:
+                    await near.close()
+            assert not changes[0].serving
+            assert "permission" in changes[0].reason, missing
+        client.execute_command("ACL", "DELUSER", "feed")
