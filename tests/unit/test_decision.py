@@ -12,7 +12,6 @@ from zstandard import ZstdDecompressor
 
 from sark.errors import EvaluationError
 from sark.policy import Decision
-from sark.policy.cache import judge
 from sark.policy.decision import (
     BEGAN_FRAME,
     MAX_ENTRY_BYTES,
@@ -25,6 +24,7 @@ from sark.policy.decision import (
     spell_moment,
 )
 from sark.policy.evaluators import decision_from_json
+from sark.policy.found import judge
 from sark.policy.generations import fresh_nonce, stamp_of
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)

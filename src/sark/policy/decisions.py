@@ -7,25 +7,25 @@ uses the same steps one by one: ``plan`` and ``glance`` before its round trip, `
 from __future__ import annotations
 
 import asyncio
-from typing import Literal
 
 import msgspec
 from cachebox import LRUCache
 
-from sark.events import FreshnessUnverifiable, Looked, LookupResult
-from sark.policy.cache import CachedDecision, Found, PolicyCache
+from sark.events import FreshnessUnverifiable, Looked
+from sark.policy.cache import PolicyCache
 from sark.policy.consistency import FAST, Consistency, Plan, plan
 from sark.policy.evaluation import Evaluated, Evaluations, Flight
+from sark.policy.found import CachedDecision, Found
 from sark.policy.freshness import FreshnessSigner
 from sark.policy.hot import HotRequests
 from sark.policy.near import NO_EPOCHS, Epochs, NearEntry
 from sark.policy.near_feed import NearFeed
+from sark.policy.outcome import Glance, Outcome, looked
 from sark.policy.question import Question
 from sark.policy.sensitivity import Sensitivity
 
 __all__ = ["Consistency", "Decisions", "Glance", "Outcome", "Plan", "looked"]
 
-Source = Literal["near", "valkey", "evaluated", "undefined", "failed"]
 
 # A hot decision is evaluated again when less than this share of its life is left.
 REFRESH_SHARE = 0.1
@@ -33,40 +33,6 @@ HOT_KEYS = 4096
 
 
 FAST_ENOUGH = (None, "fast")
-
-
-class Glance(msgspec.Struct, frozen=True):
-    """What this process knew before it asked the server.
-
-    Attributes:
-        entry: The near cache's decision, if any.
-        epochs: Of the question's generations.
-        at: When, on the event loop's clock, in seconds.
-    """
-
-    entry: NearEntry | None
-    epochs: Epochs
-    at: float
-
-
-class Outcome(msgspec.Struct, frozen=True):
-    """A decision, and where it came from.
-
-    Attributes:
-        allow: Whether the action is allowed.
-        reason: Why.
-        source: ``near``, ``valkey``, ``evaluated``, or why there is none.
-        ttl: Seconds that it stays cached, as far as is known yet.
-        revision: The policies that it was made under.
-        flight: The evaluation that it came from; tells when it has been stored.
-    """
-
-    allow: bool
-    reason: str
-    source: Source
-    ttl: int
-    revision: str
-    flight: Flight | None = None
 
 
 class Decisions:
@@ -377,14 +343,3 @@ class Decisions:
     def _near_outcome(self, entry: NearEntry, now: float) -> Outcome:
         ttl = max(1, int(entry.ends - now))
         return Outcome(entry.allow, entry.reason, "near", ttl, self.revision)
-
-
-def looked(outcome: Outcome, glance: Glance, found: Found) -> LookupResult:
-    """Name how a look-up ended, counting both caches as one."""
-    if outcome.source == "near":
-        return "near"
-    if outcome.source == "valkey":
-        return "hit"
-    if glance.entry is not None:
-        return "stale"
-    return "bypassed" if found.result == "hit" else found.result

@@ -172,15 +172,8 @@ async def explain(
     expected = _stamp(read, revision)
     cached, began = judge_value(read.cached, expected)
     near = _look_near(decisions, question, expected)
-    answered_from, why = _conclude(expected, cached, near)
-    if plan.consistency == "full":
-        answered_from, why = "evaluated", "the request asks for an evaluation"
-    elif not plan.covered_by(read.tokens, question):
-        answered_from, why = "evaluated", _WHY_NOT_COVERED[plan.unverifiable]
-    elif answered_from == "near" and plan.consistency != "fast":
-        answered_from, why = "valkey", "the near cache is left out with a freshness token"
-        if cached.state != "valid":
-            answered_from, why = "evaluated", _WHY_NOT[cached.state]
+    covered = plan.covered_by(read.tokens, question)
+    answered_from, why = _conclude(plan, expected, cached, near, covered=covered)
     changed: tuple[Part, ...] = ()
     may_have_changed: tuple[Part, ...] = ()
     if cached.state == "stale":
@@ -344,11 +337,15 @@ def _look_near(decisions: Decisions, question: Question, expected: str | None) -
 
 
 def _conclude(
-    expected: str | None, cached: CachedValue, near: NearSeen
+    plan: Plan, expected: str | None, cached: CachedValue, near: NearSeen, *, covered: bool
 ) -> tuple[Literal["near", "valkey", "evaluated"], str]:
+    if plan.consistency == "full":
+        return "evaluated", "the request asks for an evaluation"
+    if not covered:
+        return "evaluated", _WHY_NOT_COVERED[plan.unverifiable]
     if expected is None:
         return "evaluated", "a generation token is missing; no decision is valid without it"
-    if near.state == "valid":
+    if near.state == "valid" and near.serving and plan.consistency == "fast":
         return "near", "this process holds a decision with the expected stamp"
     if cached.state == "valid":
         return "valkey", "the cached decision has the expected stamp"
