@@ -57,6 +57,7 @@ async def test_a_service_that_may_not_follow_changes_says_so(
                 return bool((await near())["reconnects"])
 
             await until(failed, within=10, what="the feed has failed")
+            await until(lambda: told(service), within=10, what="it is logged")
             found = await near()
             assert found["serving"] is False
             assert "client|tracking" in found["failure"]
@@ -66,9 +67,13 @@ async def test_a_service_that_may_not_follow_changes_says_so(
         logged = service.logs
     assert re.search(r"^sark_near_cache_serving 0\.0$", metrics, re.MULTILINE)
     assert re.search(r"^sark_near_cache_reconnects [1-9]", metrics, re.MULTILINE)
-    (line,) = [line for line in logged if line["event"] == "near cache steps aside"]
+    (line,) = told(service)
     assert "client|tracking" in line["reason"], "once, not with every attempt"
     assert SECRET not in str(logged)
+
+
+def told(service: SarkService) -> list[dict[str, Any]]:
+    return [line for line in service.logs if line["event"] == "near cache steps aside"]
 
 
 async def assert_ready_without(http: aiohttp.ClientSession) -> None:

@@ -97,7 +97,8 @@ def judge(reply: Sequence[Any], run_id: str, revision: str) -> Found:
     if entry is None:
         result: LookupResult = "absent" if is_withdrawal(value) else "corrupt"
         return Found(tokens, run_id, stamp, None, result, began_at(value), at)
-    if entry.stamp != stamp:
-        return Found(tokens, run_id, stamp, None, "stale", entry.began, at)
-    decision = CachedDecision(entry.allow, entry.reason, reply[4], entry.began, entry.life)
-    return Found(tokens, run_id, stamp, decision, "hit", entry.began, at)
+    found, began, life = entry.parts
+    if found != stamp:
+        return Found(tokens, run_id, stamp, None, "stale", began, at)
+    decision = CachedDecision(entry.allow, entry.reason, reply[4], began, life)
+    return Found(tokens, run_id, stamp, decision, "hit", began, at)

@@ -20,6 +20,8 @@ CLOCK_INTERVAL_SECONDS = 5.0
 # Anyone may publish anything; ours are far shorter.
 MAX_MESSAGE_BYTES = 1024
 SCOPES = get_args(Scope)
+# A start that is refused says itself why; until then nobody has missed the near cache.
+PATIENCE_SECONDS = 1.0
 
 
 class NearFeed:
@@ -39,6 +41,7 @@ class NearFeed:
         self._clock = ServerClock(store.state)
         self._serving = False
         self._told = ""
+        self._told_after = float("inf")
         self._closing = False
         self._verified = 0
         self._interval = bound / HEARTBEATS_PER_BOUND
@@ -79,6 +82,7 @@ class NearFeed:
 
     def start(self) -> None:
         """Follow changes in the background until ``close``."""
+        self._told_after = self.now() + PATIENCE_SECONDS
         self._feed.start()
         self._tasks = [
             asyncio.create_task(self._read_clock_forever(), name="sark-clock"),
@@ -115,7 +119,7 @@ class NearFeed:
         serving = self.serving
         if serving is not self._serving:
             self._switch(serving)
-        elif not serving and not self._told and self._feed.failure:
+        elif self._feed.failure and not self._told and self.now() > self._told_after:
             # It has never served.
             self._told = self._feed.failure
             self._hub.emit(NearCacheChanged(serving=False, reason=self._told))
