@@ -16,8 +16,8 @@ from benchmarks.measure import BenchmarkError, Operation
 from benchmarks.workload import Workload
 from sark.gateway import Request
 from sark.policy import Decision, Question
-from sark.policy.cache import Found
 from sark.policy.decision import decode_entry
+from sark.policy.found import Found
 from sark.runtime import Runtime
 
 __all__ = ["Operations"]

@@ -18,17 +18,9 @@ from msgspec.structs import replace
 from sark.admission import UNVERIFIED
 from sark.errors import InvalidRequestError, SessionError
 from sark.events import Decided, Looked
-from sark.gateway import (
-    Answer,
-    Gateway,
-    Request,
-    answer_of,
-    event_of,
-    looked,
-    ttl_of,
-)
+from sark.gateway import Answer, Gateway, Request, answer_of, event_of, ttl_of
 from sark.policy import Found, Question
-from sark.policy.decisions import Consistency, Decisions, Glance, Outcome, Plan
+from sark.policy.decisions import Consistency, Decisions, Glance, Outcome, Plan, looked
 from sark.policy.generations import TOKEN_FRAGMENTS, fresh_nonce
 from sark.ratelimit import Charge, ChargePlan, Identity
 from sark.ratelimit.limits import CHARGE_FRAGMENTS, PLAIN_FRAGMENTS
@@ -285,7 +277,7 @@ async def _round_trip(
     charge = gateway.limiter.read(charged, reply.value[1])
     if not charge.admitted:
         return charge, None
-    (everything, user, *versions), values, ttls = reply.value[2]
+    (everything, user, *versions), values, ttls, at = reply.value[2]
     if not gateway.store.shared:
         values, ttls = read or (None, None)
     tokens = {
@@ -295,7 +287,7 @@ async def _round_trip(
     revision = gateway.decisions.revision
     found = [
         cache.judge_split(
-            tokens[question.policy],
+            (*tokens[question.policy], None, -2, at),
             None if values is None else [values[number], ttls[number]],
             reply.run_id,
             revision,

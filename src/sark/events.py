@@ -24,6 +24,7 @@ __all__ = [
     "EvaluatorBreakerChanged",
     "EvaluatorQueued",
     "Event",
+    "FreshnessUnverifiable",
     "GenerationChanged",
     "GuardChanged",
     "Hub",
@@ -52,7 +53,7 @@ __all__ = [
 ]
 
 CacheMiss = Literal["absent", "stale", "corrupt", "unavailable"]
-LookupResult = Literal["hit", "near"] | CacheMiss
+LookupResult = Literal["hit", "near", "bypassed"] | CacheMiss
 CallResult = Literal["ok", "error", "timeout", "lost", "unavailable"]
 
 
@@ -92,10 +93,20 @@ class GuardChanged(Event, frozen=True):
 
 
 class Looked(Event, frozen=True):
-    """A decision was looked for in the cache."""
+    """A decision was looked for in the cache.
+
+    Attributes:
+        policy: Who decides.
+        result: Where it came from, or why none did. ``bypassed``: a valid one was there, and the
+            request wanted a later one.
+    """
 
     policy: str
     result: LookupResult
+
+
+class FreshnessUnverifiable(Event, frozen=True):
+    """A request carried a freshness token that was not signed with our key: it is evaluated."""
 
 
 class CacheWriteFailed(Event, frozen=True):
@@ -163,9 +174,15 @@ class Enforced(Event, frozen=True):
 
 
 class NearCacheChanged(Event, frozen=True):
-    """The near cache began to serve, or stepped aside because its feed was lost."""
+    """The near cache began to serve, or stepped aside because its feed was lost.
+
+    Attributes:
+        serving: Whether it serves.
+        reason: Why not.
+    """
 
     serving: bool
+    reason: str = ""
 
 
 class Decided(Event, frozen=True):

@@ -31,9 +31,9 @@ from sark.errors import (
     SessionError,
     UnknownPolicyError,
 )
-from sark.events import Decided, LimitRefused, Looked, LookupResult
+from sark.events import Decided, LimitRefused, Looked
 from sark.policy import Found, JsonValue, Question
-from sark.policy.decisions import Consistency, Decisions, Glance, Outcome
+from sark.policy.decisions import Consistency, Decisions, Glance, Outcome, looked
 from sark.policy.generations import LOOKUP_FRAGMENTS, fresh_nonce
 from sark.policy.question import MAX_ID_BYTES, check_context, check_size, check_text
 from sark.ratelimit import Charge, ChargePlan, Identity, LimitState, RateLimiter, canonical_ip
@@ -52,7 +52,6 @@ __all__ = [
     "Request",
     "answer_of",
     "event_of",
-    "looked",
     "ttl_of",
 ]
 
@@ -329,7 +328,7 @@ class Gateway:
         elif self.store.shared:
             keys.append(cache.decision_key(question))
             reply = await state.run(script, keys, arguments, deadline=deadline)
-            cached = reply.value[2][3:] if len(reply.value) == _ADMITTED_PARTS else None
+            cached = reply.value[2][3:5] if len(reply.value) == _ADMITTED_PARTS else None
         else:
             reply, cached = await asyncio.gather(
                 state.run(script, keys, arguments, deadline=deadline),
@@ -367,13 +366,6 @@ class Gateway:
             decision_id=recorded_as,
             policy=charge.policy,
         )
-
-
-def looked(outcome: Outcome, glance: Glance, found: Found) -> LookupResult:
-    """Name how the look-up ended, counting both caches as one."""
-    if outcome.source == "near":
-        return "near"
-    return found.result if glance.entry is None else "stale"
 
 
 async def ttl_of(outcome: Outcome, deadline: float) -> int:

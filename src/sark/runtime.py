@@ -99,12 +99,13 @@ class Runtime:
         """Decide a request without charging a limit or recording an event.
 
         For callers who only want the policy's word: from the near cache it costs no round trip, and
-        may then be as old as the near cache's bound (``SARK_NEAR_CACHE_BOUND_MS``).
+        may then be as old as the near cache's bound (``SARK_NEAR_CACHE_BOUND_MS``). Otherwise
+        Valkey is asked, within the budget of one request (``SARK_REQUEST_BUDGET_MS``).
 
         Raises:
             InvalidRequestError: A field is unusable, or there is an access token, which nothing
                 would check here.
-            StoreError: Valkey did not answer.
+            StoreError: Valkey did not answer in time.
         """
         if request.access_token is not None:
             raise InvalidRequestError("access_token", "decide() checks none; use authorize()")

@@ -91,7 +91,8 @@ def test_a_failed_revocation_is_one_line_and_no_success(tmp_path: Path) -> None:
     [
         ((), 2, "expected one of --policy NAME, --user ID and --all"),
         (("--all", "--user", "x"), 2, "expected one of --policy NAME, --user ID and --all"),
-        (("--policy", "other"), 1, "--policy: got 'other', expected one of: authz"),
+        (("--policy", ""), 1, "--policy: got an empty string"),
+        (("--policy", "other"), 2, "no service runs on "),
         (("--user", ""), 1, "--user: got an empty string"),
         (("--user", "x" * 257), 1, "--user: got 257 bytes"),
         (("--user", "\udcff"), 2, "--user: got '\\udcff', expected UTF-8"),
@@ -105,6 +106,24 @@ def test_refused(tmp_path: Path, arguments: tuple[str, ...], code: int, said: st
     assert line.startswith(f"sark: {said}")
 
 
+def test_whether_a_policy_is_served_is_the_services_to_say(
+    service: SarkService, server: ValkeyServer, tmp_path: Path
+) -> None:
+    """Only who writes to Valkey itself has nothing but the shell's settings to go by."""
+    ended = call(service, "cache", "invalidate", "--policy", "silent", SARK_POLICIES="authz")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    ended = call(service, "cache", "invalidate", "--policy", "other", SARK_POLICIES="other")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "policy: got 'other', expected one of: authz, silent, broken" in ended.stderr
+    direct = {"VALKEY_URL": server.url, "SARK_KEY_DIR": tmp_path / "keys"}
+    ended = call_sark("cache", "invalidate", "--policy", "other", **direct)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    said = "sark: --policy: got 'other', expected one of: authz (SARK_POLICIES)\n"
+    assert ended.stderr == said
+    with server.client() as client:
+        assert client.dbsize() == 0
+
+
 @pytest.mark.parametrize(
     "command", [("reload",), ("stats",), ("explain", "u", "a", "r")], ids=lambda c: c[0]
 )
@@ -114,6 +133,7 @@ def test_what_needs_a_service_says_so(
     ended = call_sark("cache", *command, SARK_DATA_DIR=tmp_path / "data")
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith("sark: no service runs on ")
+    assert "VALKEY_URL" in ended.stderr
     ended = call_sark("cache", *command, "--service", service.url)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == "sark: SARK_ADMIN_TOKEN is not set: it has to be the service's\n"

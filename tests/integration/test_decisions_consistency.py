@@ -7,6 +7,7 @@ from typing import Any, Literal
 import pytest
 
 from sark.errors import InvalidRequestError
+from sark.policy.consistency import MAX_TOKENS
 from sark.policy.freshness import MAX_TOKEN_BYTES, Freshness, FreshnessSigner
 from tests.support.gateways import SIGNER, ask, generations, open_gateway, open_store, question
 from tests.support.near import Numbered, near_gateway, near_of, warm
@@ -105,7 +106,6 @@ def unverifiable() -> dict[str, str]:
         "not ours": "hello",
         "not ASCII": "ünïcödé.a.b.ç",
         "a surrogate": "a.b.c.\ud800",
-        "empty": "",
         "another user": good.replace(".YWxpY2U.", ".Ym9i."),
         "longest": "x" * MAX_TOKEN_BYTES,
     }
@@ -174,7 +174,12 @@ async def test_a_lost_generation_is_made_anew_and_covers_the_token(server: Valke
     [
         ({"consistency": "fresh"}, "freshness"),
         ({"consistency": "fast", "freshness": "x"}, "consistency"),
+        ({"freshness": ""}, "freshness"),
         ({"freshness": "x" * (MAX_TOKEN_BYTES + 1)}, "freshness"),
+        ({"freshness": ",".join(["x"] * (MAX_TOKENS + 1))}, "freshness"),
+        ({"freshness": ",".join(["x" * 1000] * 5)}, "freshness"),
+        ({"consistency": "FULL"}, "consistency"),
+        ({"consistency": ""}, "consistency"),
         ({"consistency": "full", "freshness": "x" * (MAX_TOKEN_BYTES + 1)}, "freshness"),
     ],
 )
@@ -198,6 +203,22 @@ async def test_a_token_is_honoured_by_a_process_with_the_same_key(server: Valkey
         token = await one.decisions.cache.generations.invalidate_policy("authz")
         assert await answer(two, "authorize", freshness=token) == ("evaluated", "1")
         assert await answer(one, "authorize", freshness=token) == ("valkey", "1")
+
+
+@BOTH
+async def test_several_tokens_are_all_demanded(server: ValkeyServer, through: Through) -> None:
+    """Of the first the server knows, of the second it doesn't."""
+    async with open_gateway(server.url, Numbered()) as gateway:
+        made = gateway.decisions.cache.generations
+        known = [await made.invalidate_user("alice"), await made.invalidate_policy("authz")]
+        lost = SIGNER.sign(Freshness("all", "", f"{10**16}-x"))
+        both = ",".join(known)
+        assert await answer(gateway, through, freshness=both) == ("evaluated", "1")
+        assert await answer(gateway, through, freshness=both) == ("valkey", "1")
+        for tokens in (f"{both},{lost}", f"{lost},{both}", f"{both},", f"{both},hello"):
+            source, _ = await answer(gateway, through, freshness=tokens)
+            assert source == "evaluated"
+        assert await answer(gateway, through, freshness=both) == ("valkey", "1")
 
 
 async def test_full_with_a_token_evaluates(server: ValkeyServer) -> None:

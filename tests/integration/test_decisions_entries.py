@@ -10,7 +10,14 @@ import pytest
 from zstandard import ZstdCompressor
 
 from sark.policy import Decision
-from sark.policy.decision import MAX_ENTRY_BYTES, ZSTD_MAGIC
+from sark.policy.decision import (
+    BEGAN_FRAME,
+    MAX_ENTRY_BYTES,
+    ZSTD_MAGIC,
+    decode_entry,
+    is_compressed,
+    spell_moment,
+)
 from tests.support.gateways import Scripted, open_gateway, question
 from tests.support.near import near_gateway, warm
 from tests.support.servers import ValkeyServer
@@ -91,7 +98,7 @@ async def test_a_long_reason_is_compressed_and_read_back(server: ValkeyServer, r
         await decisions.evaluations.close()
         with server.client() as client:
             stored = client.get(decisions.cache.decision_key(question()))
-        assert stored.startswith(ZSTD_MAGIC)
+        assert is_compressed(stored)
         assert len(stored) < len(reason.encode()) / 3
         outcome = await decisions.decide(question())
         assert (outcome.source, outcome.reason) == ("valkey", reason)
@@ -103,20 +110,26 @@ async def test_a_long_reason_is_compressed_and_read_back(server: ValkeyServer, r
 def bad_values(good: bytes) -> dict[str, bytes]:
     """Values of which none may be taken for a decision; the last ones declare huge contents."""
 
-    def declaring(size: int) -> bytes:
-        return ZSTD_MAGIC + b"\xe0" + struct.pack("<Q", size) + b"\x01\x00\x00"
+    moment = BEGAN_FRAME + spell_moment(17).encode()
 
-    text = b'{"v":"1s","allow":true,"reason":"' + b"a" * (64 * MAX_ENTRY_BYTES) + b'"}'
+    def declaring(size: int) -> bytes:
+        return moment + ZSTD_MAGIC + b"\xe0" + struct.pack("<Q", size) + b"\x01\x00\x00"
+
+    text = b'{"v":"2000000000hs","allow":true,"reason":"' + b"a" * (64 * MAX_ENTRY_BYTES) + b'"}'
     undeclared = ZstdCompressor(write_content_size=False)
     return {
         "cut short": good[: len(good) // 2],
         "a bit flipped": good[:-5] + bytes([good[-5] ^ 0x10]) + good[-4:],
         "only the magic": ZSTD_MAGIC,
-        "garbage": ZSTD_MAGIC + b"\xff" * 200,
-        "empty": ZstdCompressor().compress(b""),
-        "not JSON": ZstdCompressor().compress(b"\x00" * 2000),
-        "a real bomb": ZstdCompressor(level=1).compress(text),
-        "a bomb of undeclared size": undeclared.compress(text),
+        "only the frame": BEGAN_FRAME,
+        "only the moment": moment,
+        "without a moment": good[18:],
+        "both magics": moment + ZSTD_MAGIC,
+        "garbage": moment + ZSTD_MAGIC + b"\xff" * 200,
+        "empty": moment + ZstdCompressor().compress(b""),
+        "not JSON": moment + ZstdCompressor().compress(b"\x00" * 2000),
+        "a real bomb": moment + ZstdCompressor(level=1).compress(text),
+        "a bomb of undeclared size": moment + undeclared.compress(text),
         "2 MiB": declaring(2**21),
         "2 GiB": declaring(2**31),
         "1 TiB": declaring(2**40),
@@ -143,6 +156,8 @@ async def test_a_bad_value_is_a_cheap_miss_and_overwritten(server: ValkeyServer)
                 assert found.result in {"corrupt", "stale"}, name
                 assert (await decisions.decide(asked)).source == "evaluated", name
                 await decisions.evaluations.close()
-                assert client.get(key) == good, name
+                entry = decode_entry(client.get(key))
+                assert entry is not None, name
+                assert (entry.allow, entry.reason) == (True, "because " * 500), name
             grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
         assert grown < 32 * 1024, "kilobytes"

@@ -211,6 +211,7 @@ async def test_a_hot_decision_is_evaluated_again_before_it_expires(server: Valke
         decisions, asked = gateway.decisions, question()
         key = decisions.cache.decision_key(asked)
         await decisions.decide(asked)
+        await decisions.evaluations.close()
         with server.client() as client:
             client.pexpire(key, 300_000)
             outcomes = await asyncio.gather(*(decisions.decide(asked) for _ in range(2)))
@@ -232,6 +233,7 @@ async def test_many_who_see_a_hot_decision_end_evaluate_it_once(server: ValkeySe
     async with open_gateway(server.url, evaluator) as gateway:
         decisions, asked = gateway.decisions, question()
         await decisions.decide(asked)
+        await decisions.evaluations.close()
         evaluator.gate.clear()
         with server.client() as client:
             client.pexpire(decisions.cache.decision_key(asked), 300_000)
@@ -248,6 +250,7 @@ async def test_a_cold_decision_is_left_to_expire(server: ValkeyServer) -> None:
     async with open_gateway(server.url, evaluator) as gateway:
         decisions, asked = gateway.decisions, question()
         await decisions.decide(asked)
+        await decisions.evaluations.close()
         with server.client() as client:
             client.pexpire(decisions.cache.decision_key(asked), 300_000)
         assert (await decisions.decide(asked)).source == "valkey"

@@ -43,7 +43,9 @@ async def test_a_near_decision_is_judged_by_the_servers_generations(
     evaluator = Numbered()
     async with (
         FaultProxy(server.host, server.port) as proxy,
-        near_gateway(server.url, evaluator, feed_url=proxy.url(server.password)) as gateway,
+        near_gateway(
+            server.url, evaluator, feed_url=proxy.url(server.password), near={"bound": 60.0}
+        ) as gateway,
         open_store(server.url) as elsewhere,
     ):
         made = generations(elsewhere)
@@ -87,7 +89,9 @@ async def test_another_run_of_the_server_ends_near_decisions(server: ValkeyServe
         found = await decisions.cache.get(asked, decisions.revision)
         same = await decisions.settle(asked, decisions.plan(None, None), glance, found)
         assert same.source == "near"
-        other = decisions.cache.judge_split(found.tokens, [None, -2], "another run", "r1")
+        other = decisions.cache.judge_split(
+            [*found.tokens, None, -2, found.at], [None, -2], "another run", "r1"
+        )
         outcome = await decisions.settle(asked, decisions.plan(None, None), glance, other)
         assert outcome.source == "evaluated"
 

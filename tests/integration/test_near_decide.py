@@ -11,6 +11,7 @@ from random import Random
 import msgspec
 import pytest
 
+from sark.errors import EvaluationError
 from sark.events import Enforced, Hub, NearCacheChanged
 from sark.policy import Decision
 from sark.policy.decisions import Decisions
@@ -206,6 +207,9 @@ async def test_what_may_not_be_kept_never_enters(server: ValkeyServer, decision:
 
 
 async def test_a_near_decision_never_outlives_the_servers(server: ValkeyServer) -> None:
+    async def fail(_policy: str, _input: bytes) -> Decision:
+        raise EvaluationError("out of order")
+
     evaluator = Numbered(ttl=1)
     async with (
         near_gateway(server.url, evaluator) as gateway,
@@ -213,21 +217,20 @@ async def test_a_near_decision_never_outlives_the_servers(server: ValkeyServer) 
     ):
         decisions, asked = gateway.decisions, question()
         key = decisions.cache.decision_key(asked)
-        # Its own evaluation tells this process how long such a decision lives.
-        await decisions.decide(asked)
         with server.client() as client:
             for left in (300, 500, 700):
                 client.delete(key)
                 await other.decisions.decide(asked)
+                await other.decisions.evaluations.close()
                 client.pexpire(key, left)
                 near_of(decisions).cache.empty()
                 await warm(decisions, asked)
                 # Else it would be evaluated again in time, because it is hot.
-                evaluator.fields["cacheable"] = False
+                evaluator.decide = fail
                 while client.exists(key):
                     await decisions.decide(asked)
-                assert (await decisions.decide(asked)).source == "evaluated"
-                evaluator.fields["cacheable"] = True
+                assert (await decisions.decide(asked)).source == "failed"
+                evaluator.decide = evaluator._next
 
 
 async def test_two_quick_revocations_of_a_hot_key(server: ValkeyServer) -> None:

@@ -187,6 +187,10 @@ async def test_what_others_write_and_publish_does_not_end_the_feed(server: Valke
                 b"made-up 1700000000000000-a",
                 b"user " + b"9" * 10_000,
                 b"user 1-a b c",
+                b"decision",
+                b"decision x y",
+                b"decision " + b"9" * 10_000 + b" k",
+                b"decision 1 " + b"k" * 10_000,
             ):
                 client.publish("policy:changes", message)
         await generations(store).invalidate_user("alice")

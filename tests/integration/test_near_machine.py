@@ -1,7 +1,9 @@
 """Any interleaving of questions, revocations, losses and broken feeds, with the near cache on.
 
-What has been revoked is never served through ``authorize``, and through ``decide`` for no longer
-than the bound. The loop stands still between two steps, so every step also comes after a pause.
+What has been revoked is never served through ``authorize``, nor to who brings the revocation's
+token, and through ``decide`` for no longer than the bound. What ``full`` has replaced is served by
+near caches of other processes only, for no longer than the bound. The loop stands still between two
+steps, so every step also comes after a pause.
 """
 
 from __future__ import annotations
@@ -61,6 +63,12 @@ class NearRevocation(RuleBasedStateMachine):
         self.number = 0
         # By scope and name: the number reached, and the moment of the acknowledgement.
         self.revoked: dict[tuple[str, str], tuple[int, float]] = {}
+        self.tokens: dict[tuple[str, str], str] = {}
+        # By subject: the number that replaced earlier ones, when it was there, and through whom.
+        self.replaced: dict[Subject, list[tuple[int, float, int]]] = {}
+        # By gateway: the number reached when it was given other policies.
+        self.changed = [0, 0]
+        self.revisions = 0
 
     @initialize()
     def open(self) -> None:
@@ -97,11 +105,58 @@ class NearRevocation(RuleBasedStateMachine):
         known = [self.revoked[scope] for scope in scopes if scope in self.revoked]
         return max((number for number, when in known if when <= at), default=0)
 
+    def judge(self, subject: Subject, which: int, reason: str, *, near: bool, began: float) -> None:
+        """Check what holds of every answer."""
+        number = int(reason)
+        assert number > self.changed[which]
+        for latest, when, through in self.replaced.get(subject, ()):
+            if not near or through == which or when <= began - BOUND_SECONDS:
+                assert number >= latest
+
     @rule(user=USERS, policy=POLICIES, which=st.integers(0, 1))
     def authorize(self, user: str, policy: str, which: int) -> None:
-        gateway = self.gateways[which]
+        gateway, began = self.gateways[which], time.monotonic()
         answer = self.patiently(lambda: gateway.authorize(ask(user, policy=policy)))
-        assert int(answer.reason) > self.floor((user, policy), at=time.monotonic())
+        assert int(answer.reason) > self.floor((user, policy), at=began)
+        near = answer.cached == "near"
+        self.judge((user, policy), which, answer.reason, near=near, began=began)
+
+    @precondition(lambda self: not self.restarts)
+    @rule(user=USERS, policy=POLICIES, which=st.integers(0, 1), alone=st.booleans())
+    def full(self, user: str, policy: str, which: int, alone: bool) -> None:
+        gateway, reached = self.gateways[which], self.number
+        if alone:
+            asked = question(user, policy=policy)
+            deciding = gateway.decisions.decide(asked, consistency="full")
+            reason = self.patiently(lambda: deciding).reason
+        else:
+            asking = gateway.authorize(ask(user, policy=policy, consistency="full"))
+            reason = self.patiently(lambda: asking).reason
+        assert int(reason) > reached
+        told = (int(reason), time.monotonic(), which)
+        self.replaced.setdefault((user, policy), []).append(told)
+
+    @rule(user=USERS, policy=POLICIES, which=st.integers(0, 1))
+    def with_tokens(self, user: str, policy: str, which: int) -> None:
+        """Who brings the tokens of all revocations is served nothing from before them."""
+        scopes = (("all", ""), ("policy", policy), ("user", user))
+        tokens = [self.tokens[scope] for scope in scopes if scope in self.tokens]
+        if not tokens:
+            return
+        decisions, began = self.gateways[which].decisions, time.monotonic()
+        asked, freshness = question(user, policy=policy), ",".join(tokens)
+        outcome = self.patiently(lambda: decisions.decide(asked, freshness=freshness))
+        assert outcome.source != "near"
+        assert int(outcome.reason) > self.floor((user, policy), at=began)
+        self.judge((user, policy), which, outcome.reason, near=False, began=began)
+
+    @rule(which=st.integers(0, 1))
+    def change_policies(self, which: int) -> None:
+        self.revisions += 1
+        evaluator = self.gateways[which].decisions.evaluations.evaluator
+        assert isinstance(evaluator, Scripted)
+        evaluator.revision = f"r1.{self.revisions}"
+        self.changed[which] = self.number
 
     @rule(user=USERS, policy=POLICIES, which=st.integers(0, 1), times=st.integers(1, 3))
     def decide(self, user: str, policy: str, which: int, times: int) -> None:
@@ -112,6 +167,8 @@ class NearRevocation(RuleBasedStateMachine):
             outcome = self.patiently(lambda: decisions.decide(asked))
             old_enough = began - BOUND_SECONDS if outcome.source == "near" else began
             assert int(outcome.reason) > self.floor((user, policy), at=old_enough)
+            near = outcome.source == "near"
+            self.judge((user, policy), which, outcome.reason, near=near, began=began)
 
     @rule(scope=st.sampled_from(["all", "policy", "user"]), user=USERS, policy=POLICIES)
     def revoke(self, scope: str, user: str, policy: str) -> None:
@@ -119,13 +176,14 @@ class NearRevocation(RuleBasedStateMachine):
         match scope:
             case "all":
                 name = ""
-                self.patiently(made.invalidate_all)
+                token = self.patiently(made.invalidate_all)
             case "policy":
                 name = policy
-                self.patiently(lambda: made.invalidate_policy(policy))
+                token = self.patiently(lambda: made.invalidate_policy(policy))
             case _:
                 name = user
-                self.patiently(lambda: made.invalidate_user(user))
+                token = self.patiently(lambda: made.invalidate_user(user))
+        self.tokens[scope, name] = token
         self.revoked[scope, name] = (reached, time.monotonic())
 
     @rule(

@@ -6,19 +6,14 @@ import pytest
 
 from sark.errors import StoreError
 from sark.policy import Decision, Question
+from sark.policy.decision import encode_entry, encode_withdrawal
 from sark.policy.decisions import Decisions
-from sark.policy.explain import Explanation, explain, judge_value, possible_changes
+from sark.policy.explain import Explanation, changed_since, explain, judge_value
 from sark.store import Store
 from tests.support.gateways import Scripted, open_store, policy_cache, policy_decisions
 from tests.support.servers import ValkeyServer, free_port
 
 QUESTION = Question.ask("authz", "ann", "x:read", "r")
-HOUR = 3600
-NOW = 1_800_000_000.0
-
-
-def token(seconds_ago: float) -> bytes:
-    return f"{int((NOW - seconds_ago) * 1_000_000)}-nonce".encode()
 
 
 async def look(store: Store, decisions: Decisions) -> Explanation:
@@ -59,21 +54,26 @@ async def test_a_lost_generation_is_named_and_not_replaced(server: ValkeyServer)
     assert [seen.token is None for seen in found.generations] == [False, True, False]
     assert (found.answered_from, found.expected) == ("evaluated", None)
     assert found.cached.state == "stale"
-    assert "policy" in found.may_have_changed
+    assert (found.changed, found.may_have_changed) == (("policy",), ())
 
 
-def test_only_recent_tokens_can_have_changed() -> None:
-    """Ten minutes of an hour have passed at most: what was written 20 minutes ago stood already."""
-    tokens = (token(20 * 60), token(5 * 60), None)
-    left_ms = 50 * 60 * 1000
-    found = possible_changes(tokens, left_ms, longest=HOUR, now=NOW)
-    assert found == ("policy", "user", "run_id", "revision")
-    assert possible_changes(tokens, None, longest=HOUR, now=NOW)[0] == "all", "its age is unknown"
+def test_what_was_written_later_than_the_evaluation_began_has_changed() -> None:
+    began = 1_800_000_000_000_000
+    tokens = (b"%d-x" % began, b"%d-x" % (began + 1), None)
+    assert changed_since(tokens, began) == ("policy", "user")
+    assert changed_since(tokens, began + 1) == ("user",)
+    assert changed_since((b"junk", b"1-x", b"2-x"), began) == ()
 
 
 def test_a_value_without_end_and_one_that_has_just_gone() -> None:
-    value = b'{"v":"1s","allow":false,"reason":"no"}'
-    assert judge_value((value, -1), "s").ttl_ms is None
-    assert judge_value((value, -2), "s").ttl_ms == 0
-    assert judge_value((None, -2), "s").state == "absent"
-    assert judge_value((value, 5), None).state == "stale"
+    value = encode_entry(Decision(allow=False, reason="no"), "s", began=1_800_000_000_000_000)
+    judged, began = judge_value((value, -1), "s")
+    assert (judged.state, judged.ttl_ms) == ("valid", None)
+    assert began == 1_800_000_000_000_000
+    assert judged.evaluated == "2027-01-15T08:00:00+00:00"
+    assert judge_value((value, -2), "s")[0].ttl_ms == 0
+    assert judge_value((None, -2), "s")[0].state == "absent"
+    assert judge_value((value, 5), None)[0].state == "stale"
+    assert judge_value((encode_withdrawal(began), 5), None)[0].state == "withdrawn"
+    old = b'{"v":"1s","allow":false,"reason":"no"}'
+    assert judge_value((old, 5), None)[0].state == "other_version"

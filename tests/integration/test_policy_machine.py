@@ -38,14 +38,12 @@ class Held:
         gate: Lets the evaluation go on.
         task: The request.
         current: Whether the generations that it read are still the server's.
-        disturbed: Whether a decision was lost meanwhile, perhaps this one.
     """
 
     subject: Subject
     gate: asyncio.Event
     task: asyncio.Task[Answer]
     current: bool = True
-    disturbed: bool = False
 
 
 class Revocation(RuleBasedStateMachine):
@@ -138,11 +136,9 @@ class Revocation(RuleBasedStateMachine):
 
         answer = self.loop.run(finish())
         assert not answer.cached
-        if held.current and not held.disturbed:
+        # One that is outdated does not take the place of a newer one.
+        if held.current:
             self.cached.add(held.subject)
-        else:
-            # It may have overwritten a newer decision, which costs a miss.
-            self.cached.discard(held.subject)
 
     @rule()
     def invalidate_all(self) -> None:
@@ -183,8 +179,6 @@ class Revocation(RuleBasedStateMachine):
                 self.forget(lambda subject: subject[0] == name)
             case _:
                 self.cached.clear()
-                for held in self.held:
-                    held.disturbed = True
 
     @rule(user=USERS, policy=POLICIES)
     def corrupt(self, user: str, policy: str) -> None:

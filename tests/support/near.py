@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -118,6 +118,8 @@ class Numbered(Scripted):
 
 FLAG = "test:denied:{}"
 READY = "test:readers"
+DONE = "test:readers:done"
+MAX_READ_SECONDS = 60.0
 
 
 class Flagged(Scripted):
@@ -154,11 +156,19 @@ class ReaderReport(NamedTuple):
 
 @dataclass(frozen=True)
 class ReadWork:
-    """Asks about users without end for some time: near cache, ``authorize``, and neither."""
+    """Asks about users without end: near cache, ``authorize``, and neither.
+
+    It ends when ``DONE`` is set, and about each user is asked once more then.
+
+    Args:
+        url: The server.
+        users: Who is asked about.
+        feed_url: The server by way of which near caches hear changes.
+    """
 
     url: str
     users: tuple[str, ...]
-    seconds: float
+    feed_url: str | None = None
 
     def __call__(self, _number: int) -> ReaderReport:
         return asyncio.run(self._run())
@@ -172,17 +182,17 @@ class ReadWork:
         denied: dict[str, set[str]] = {way: set() for way in ways}
         sources: Counter[str] = Counter()
         async with (
-            near_gateway(self.url, evaluator, hub=hub) as near,
+            near_gateway(self.url, evaluator, feed_url=self.feed_url, hub=hub) as near,
             open_gateway(self.url, evaluator) as plain,
         ):
             await until(lambda: near_of(near.decisions)._clock.known, within=10, what="clock")
             await plain.store.state.execute("INCR", READY)
-            end = time.monotonic() + self.seconds
+            done = False
 
-            async def ask_on(way: str) -> None:
-                for user in itertools.cycle(self.users):
+            async def ask_on(way: str, users: Iterable[str]) -> None:
+                for user in users:
                     began = time.monotonic()
-                    if began > end:
+                    if done and users is not self.users:
                         return
                     if way == "authorize":
                         answer = await near.authorize(ask(user))
@@ -200,6 +210,15 @@ class ReadWork:
                     else:
                         denied[way].add(user)
 
-            await asyncio.gather(*(ask_on(way) for way in ways for _ in range(2)))
+            asking = asyncio.gather(
+                *(ask_on(way, itertools.cycle(self.users)) for way in ways for _ in range(2))
+            )
+            deadline = time.monotonic() + MAX_READ_SECONDS
+            while not await plain.store.state.execute("EXISTS", DONE):
+                assert time.monotonic() < deadline, "nobody says that it is over"
+                await asyncio.sleep(0.05)
+            done = True
+            await asking
+            await asyncio.gather(*(ask_on(way, self.users) for way in ways))
         await evaluator.close()
         return ReaderReport(allowed, denied, dict(sources), [e.seconds for e in enforced])

@@ -8,12 +8,23 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from zstandard import ZstdDecompressor
 
 from sark.errors import EvaluationError
 from sark.policy import Decision
-from sark.policy.cache import judge
-from sark.policy.decision import decode_entry, encode_entry
+from sark.policy.decision import (
+    BEGAN_FRAME,
+    MAX_ENTRY_BYTES,
+    began_at,
+    decode_entry,
+    encode_entry,
+    encode_withdrawal,
+    is_compressed,
+    is_withdrawal,
+    spell_moment,
+)
 from sark.policy.evaluators import decision_from_json
+from sark.policy.found import judge
 from sark.policy.generations import fresh_nonce, stamp_of
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
@@ -74,16 +85,77 @@ def test_another_form_is_a_failure_that_names_the_policy(document: bytes) -> Non
         decision_from_json("authz", document)
 
 
-@given(st.booleans(), TEXT)
-def test_an_entry_is_read_as_it_was_written(allow: bool, reason: str) -> None:
-    entry = decode_entry(encode_entry(Decision(allow, reason), "stamp"))
+MOMENTS = st.integers(0, 36**10 - 1)
+
+
+@given(
+    st.booleans(),
+    TEXT | TEXT.map(lambda text: text * 50),
+    MOMENTS,
+    st.none() | st.integers(1, 10**8),
+)
+def test_an_entry_is_read_as_it_was_written(
+    allow: bool, reason: str, began: int, life: int | None
+) -> None:
+    value = encode_entry(Decision(allow, reason), "stamp", began=began, life=life)
+    entry = decode_entry(value)
     assert entry is not None
     assert (entry.allow, entry.reason, entry.stamp) == (allow, reason, "stamp")
+    assert (entry.began, entry.life) == (began, life)
+    assert began_at(value) == began
 
 
-def test_an_entry_is_the_guides_json_with_a_version_and_a_stamp() -> None:
-    stored = msgspec.json.decode(encode_entry(Decision(allow=True, reason="why"), "s"))
-    assert stored == {"v": "1s", "allow": True, "reason": "why"}
+def test_an_entry_is_the_guides_json_with_a_version_a_moment_and_a_stamp() -> None:
+    value = encode_entry(Decision(allow=True, reason="why"), "s", began=17)
+    stored = msgspec.json.decode(value)
+    assert stored == {"v": "2000000000hs", "allow": True, "reason": "why"}
+    assert value.startswith(b'{"v":"2'), "the script looks for it there"
+    life = encode_entry(Decision(allow=True, reason="why"), "s", began=17, life=300)
+    assert msgspec.json.decode(life)["v"] == "2000000000hs:300"
+
+
+def test_a_compressed_entry_is_two_frames_that_any_reader_knows() -> None:
+    value = encode_entry(Decision(allow=True, reason="because " * 100), "s", began=17)
+    assert is_compressed(value)
+    assert value[:8] == BEGAN_FRAME
+    assert value[8:18] == b"000000000h"
+    assert ZstdDecompressor().decompress(value[18:]).startswith(b'{"v":"2000000000hs"')
+
+
+def test_what_could_not_be_read_back_is_refused() -> None:
+    around = len(encode_entry(Decision(allow=True), "s"))
+    most = "x" * (MAX_ENTRY_BYTES - around)
+    entry = decode_entry(encode_entry(Decision(allow=True, reason=most), "s"))
+    assert entry is not None
+    assert entry.reason == most
+    with pytest.raises(ValueError, match=r"got 1048577 bytes, expected at most 1048576"):
+        encode_entry(Decision(allow=True, reason=most + "x"), "s")
+
+
+def test_a_moment_that_is_too_late_to_be_told_is_the_last_one() -> None:
+    assert spell_moment(1_793_000_000_000_000) == "hnkctu40zk"
+    assert spell_moment(0) == "0" * 10
+    assert spell_moment(10**17) == spell_moment(36**10 - 1) == "z" * 10
+
+
+@given(MOMENTS)
+def test_a_withdrawal_is_no_entry_and_tells_its_moment(began: int) -> None:
+    value = encode_withdrawal(began)
+    assert is_withdrawal(value)
+    assert began_at(value) == began
+    assert decode_entry(value) is None
+    found = judge([*TOKENS, value, 1500, began + 5], "run", "rev")
+    assert (found.result, found.decision, found.seen) == ("absent", None, began)
+    assert found.began == began + 5
+
+
+@pytest.mark.parametrize(("seen", "at", "began"), [(5, 0, 6), (5, 9, 9), (9, 5, 10), (0, 7, 7)])
+def test_what_follows_a_look_up_begins_later_than_what_it_saw(
+    seen: int, at: int, began: int
+) -> None:
+    """Also when the server's clock was set back, or was not asked."""
+    found = judge([*TOKENS, encode_entry(Decision(allow=True), "s", began=seen), 1, at], "r", "r")
+    assert found.began == began
 
 
 def test_an_entry_that_is_cut_short_is_none() -> None:
@@ -99,11 +171,16 @@ def test_an_entry_that_is_cut_short_is_none() -> None:
         b'{"allow":true,"reason":""}',
         b'{"v":"0s","allow":true,"reason":""}',
         b'{"v":"2s","allow":true,"reason":""}',
+        b'{"v":"200000001","allow":true,"reason":""}',
+        b'{"v":"2000000001XXX","allow":true,"reason":""}',
+        b'{"v":"20000000001s:","allow":true,"reason":""}',
+        b'{"v":"20000000001s:x","allow":true,"reason":""}',
+        b'{"v":"10000000001s","allow":true,"reason":""}',
         b'{"v":"","allow":true,"reason":""}',
         b'{"v":1,"allow":true,"reason":""}',
-        b'{"v":"1s","allow":1,"reason":""}',
-        b'{"v":"1s","allow":true}',
-        b'{"v":"1s","allow":true,"reason":"\xff"}',
+        b'{"v":"20000000001s","allow":1,"reason":""}',
+        b'{"v":"20000000001s","allow":true}',
+        b'{"v":"20000000001s","allow":true,"reason":"\xff"}',
         b'{"v":null,"allow":true,"reason":""}',
     ],
 )  # fmt: skip
@@ -158,3 +235,12 @@ def test_the_time_left_is_rounded_up(left: int, ttl: int) -> None:
 def test_nonces_never_repeat() -> None:
     nonces = [fresh_nonce() for _ in range(10_000)]
     assert len(set(nonces)) == len(nonces)
+
+
+@pytest.mark.parametrize("life", [None, 300, 86_400])
+def test_what_is_added_fits_the_allocation_class_that_was_measured(life: int | None) -> None:
+    """Together with the compact key 348 bytes for a decision of 200; four more take 364."""
+    plain = msgspec.json.encode({"allow": True, "reason": "x" * 174})
+    assert len(plain) == 200
+    value = encode_entry(Decision(allow=True, reason="x" * 174), "s" * 20, life=life)
+    assert len(value) <= 244

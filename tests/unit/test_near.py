@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from sark.policy.near import MAX_CHANGED_GENERATIONS, Epochs, NearCache, NearEntry
+from sark.policy.near import MAX_REPLACED, NO_EPOCHS, Epochs, NearCache, NearEntry
 
 POLICY, USER = "policy:version:authz", "policy:user_version:alice"
 GENERATION = "policy:generation"
@@ -20,25 +20,26 @@ def near_cache(*, max_entries: int = 1000, max_bytes: int = 10_000_000) -> NearC
     return NearCache(max_entries=max_entries, max_bytes=max_bytes, generation_key=GENERATION)
 
 
-def entry(epochs: Epochs = (0, 0, 0), **fields: Any) -> NearEntry:
+def entry(epochs: Epochs = NO_EPOCHS, **fields: Any) -> NearEntry:
     made: dict[str, Any] = {
         "allow": True,
         "reason": "because",
         "stamp": "s",
+        "began": 1,
         "expires": 100.0,
         "ends": 110.0,
-        "all_epoch": epochs[0],
-        "policy_epoch": epochs[1],
-        "user_epoch": epochs[2],
-        "policy_key": POLICY,
-        "user_key": USER,
+        "everything": epochs.everything,
+        "policy": epochs.policy,
+        "policy_changes": epochs.policy_changes,
+        "user": epochs.user,
+        "user_changes": epochs.user_changes,
     }
     return NearEntry(**{**made, **fields})
 
 
-def keep(cache: NearCache, digest: bytes, **fields: Any) -> None:
-    policy, user = fields.get("policy_key", POLICY), fields.get("user_key", USER)
-    cache.put(digest, entry(cache.epochs(policy, user), **fields))
+def keep(cache: NearCache, key: bytes, *, user_key: str = USER, **fields: Any) -> None:
+    epochs = cache.epochs(POLICY, user_key)
+    cache.put(key, entry(epochs, **fields), step=epochs.step)
 
 
 def test_an_entry_is_found_until_it_expires() -> None:
@@ -65,7 +66,7 @@ def test_a_change_ends_entries_and_reads_under_way(change: Sequence[bytes] | Non
     reading = cache.epochs(POLICY, USER)
     cache.changed(change)
     assert cache.get(b"held", 0.0) is None
-    cache.put(b"read", entry(reading))
+    cache.put(b"read", entry(reading), step=0)
     assert cache.get(b"read", 0.0) is None
     keep(cache, b"later")
     assert cache.get(b"later", 0.0) is not None
@@ -88,24 +89,95 @@ def test_a_foreign_key_is_taken_note_of_without_harm(name: bytes) -> None:
 
 
 def test_a_read_that_saw_two_epochs_of_everything_is_never_kept() -> None:
-    """The counters of users start again at zero when all is dropped; that must not match."""
     cache = near_cache()
     reading = cache.epochs(POLICY, USER)
     cache.changed(None)
-    cache.put(b"a", entry(reading))
+    cache.put(b"a", entry(reading), step=0)
     assert cache.stats().entries == 0
 
 
-def test_changes_are_remembered_within_a_bound() -> None:
+def test_changes_that_nothing_here_depends_on_leave_nothing_behind() -> None:
     cache = near_cache()
     keep(cache, b"a")
-    for number in range(MAX_CHANGED_GENERATIONS):
+    for number in range(100_000):
         cache.changed([b"policy:user_version:%d" % number])
     assert cache.get(b"a", 0.0) is not None
-    cache.changed([b"policy:user_version:more"])
+    assert cache.stats().emptied == 0
+    for number in range(1000):
+        cache.epochs(POLICY, f"policy:user_version:{number}")  # a read that came to nothing
+        keep(cache, b"b", user_key=f"policy:user_version:b{number}")
+    assert set(cache._epochs) == {POLICY, USER, "policy:user_version:b999"}
+    cache.empty()
+    assert not cache._epochs
+
+
+def test_a_replaced_decision_goes_and_does_not_come_back() -> None:
+    cache = near_cache()
+    keep(cache, b"a", began=10)
+    keep(cache, b"other", began=10)
+    reading = cache.epochs(POLICY, USER)
+    cache.replaced(b"a", 20)
     assert cache.get(b"a", 0.0) is None
-    assert cache.stats().emptied == 1
-    assert len(cache._changed) <= 1
+    assert cache.get(b"other", 0.0) is not None
+    cache.put(b"a", entry(reading, began=10), step=reading.step)
+    assert cache.get(b"a", 0.0) is None, "a read that was under way"
+    keep(cache, b"a", began=19)
+    assert cache.get(b"a", 0.0) is None
+    keep(cache, b"a", began=20, reason="new")
+    found = cache.get(b"a", 0.0)
+    assert found is not None
+    assert found.reason == "new"
+    cache.replaced(b"a", 20)
+    assert cache.get(b"a", 0.0) is not None, "its own news comes back"
+    cache.replaced(b"a", 15)
+    keep(cache, b"a", began=16)
+    found = cache.get(b"a", 0.0)
+    assert found is not None
+    assert found.began == 20, "news that come in another order change nothing"
+
+
+def test_an_earlier_decision_does_not_take_the_place_of_a_later_one() -> None:
+    cache = near_cache()
+    keep(cache, b"a", began=20)
+    keep(cache, b"a", began=10)
+    held, _ = cache.peek(b"a", 0.0)
+    assert held is not None
+    assert held.began == 20
+    keep(cache, b"a", began=10, stamp="another")
+    held, _ = cache.peek(b"a", 0.0)
+    assert held is not None
+    assert held.began == 10, "under another stamp their order says nothing"
+
+
+def test_replacements_are_remembered_within_a_bound() -> None:
+    """Beyond it, reads that are older than what was forgotten leave nothing."""
+    cache = near_cache()
+    keep(cache, b"held", began=5)
+    reading = cache.epochs(POLICY, USER)
+    for number in range(MAX_REPLACED + 1):
+        cache.replaced(b"%d" % number, 20)
+    assert len(cache._replaced) == MAX_REPLACED
+    cache.put(b"0", entry(reading, began=10), step=reading.step)
+    assert cache.get(b"0", 0.0) is None
+    assert cache.get(b"held", 0.0) is not None
+    keep(cache, b"0", began=10)
+    assert cache.get(b"0", 0.0) is not None, "a read that began afterwards has seen the server's"
+
+
+def test_only_a_revocation_counts_as_one() -> None:
+    cache = near_cache()
+    noted = cache.epochs(POLICY, USER)
+    cache.changed([USER.encode()])
+    later = cache.epochs(POLICY, USER)
+    assert (later.user_changes, later.user_revocations) == (1, 0)
+    cache.revoked(USER.encode())
+    last = cache.epochs(POLICY, USER)
+    assert (last.user_changes, last.user_revocations) == (2, 1)
+    assert noted.user is last.user
+    cache.revoked(GENERATION.encode())
+    assert cache.epochs(POLICY, USER).everything == 1
+    cache.revoked(b"policy:user_version:nobody")
+    assert "policy:user_version:nobody" not in cache._epochs
 
 
 @given(
@@ -192,7 +264,7 @@ class Reads(RuleBasedStateMachine):
     @rule(data=st.data())
     def arrive(self, data: st.DataObject) -> None:
         user, epochs, version = self.read.pop(data.draw(st.integers(0, len(self.read) - 1)))
-        self.cache.put(user.encode(), entry(epochs, reason=str(version), user_key=self.key(user)))
+        self.cache.put(user.encode(), entry(epochs, reason=str(version)), step=epochs.step)
 
     @rule(scope=st.sampled_from(["alice", "bob", "policy", "all", "lost"]))
     def change(self, scope: str) -> None:

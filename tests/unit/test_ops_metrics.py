@@ -20,6 +20,7 @@ from sark.events import (
     EvaluatorBreakerChanged,
     EvaluatorQueued,
     Event,
+    FreshnessUnverifiable,
     GenerationChanged,
     GuardChanged,
     Hub,
@@ -108,6 +109,7 @@ EXPECTED: list[tuple[Event, dict[str, float]]] = [
     (PolicyReloadFailed("x"), {"sark_policy_reloads_total result=failed": 1}),
     (Looked("authz", "stale"), {"sark_cache_lookups_total policy=authz result=stale": 1}),
     (CacheWriteFailed("authz", "x"), {"sark_cache_write_failures_total": 1}),
+    (FreshnessUnverifiable(), {"sark_freshness_unverifiable_total": 1}),
     (GenerationChanged("user", "ann"), {"sark_cache_invalidations_total scope=user": 1}),
     (
         RoundTrip("state", 3, 0.25, "timeout"),

@@ -44,14 +44,15 @@ def invalidate(
     """Revoke cached decisions and print a freshness token.
 
     A request that carries the token is answered by later decisions only. Asks the service that runs
-    on this data directory; with VALKEY_URL it writes there itself. Exit status 1 when it failed.
+    on this data directory; with VALKEY_URL it writes there itself. Exit status 1: it may not have
+    happened, ask again, or a name or id is unusable; 2: the command or its settings are.
     """
     if (policy is not None) + (user is not None) + everything != 1:
         raise ConfigurationError("expected one of --policy NAME, --user ID and --all")
     settings = load()
-    if policy is not None and policy not in settings.policies:
-        known = ", ".join(settings.policies)
-        raise UnknownPolicyError("--policy", f"got {policy[:64]!r}, expected one of: {known}")
+    if policy is not None:
+        require_text("--policy", policy)
+        check_text("--policy", policy)
     if user is not None:
         require_text("--user", user)
         check_text("--user", user)
@@ -62,7 +63,8 @@ def invalidate(
 def reload(service: ServiceOption = None) -> None:
     """Let the service read its policies again.
 
-    Broken ones are refused with exit status 1, and the running ones stay.
+    Broken ones are refused with exit status 1, and the running ones stay. Exit status 2: no service
+    was found.
     """
     client = admin_of(load(), service)
     found = asyncio.run(client.call("POST", "/v1/policies/reload"))
@@ -92,12 +94,19 @@ def explain(  # noqa: PLR0917 - the parameters are the command's arguments
     ip: Annotated[str | None, typer.Option(help="Address of the acting user.")] = None,
     api_key_id: Annotated[str | None, typer.Option(help="Id of the api key in use.")] = None,
     policy: Annotated[str | None, typer.Option(help="Which policy decides.")] = None,
+    consistency: Annotated[
+        str | None, typer.Option(help="fast, fresh or full; fresh goes with --freshness.")
+    ] = None,
+    freshness: Annotated[
+        str | None, typer.Option(help="What an invalidation returned; several joined by commas.")
+    ] = None,
     service: ServiceOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Tell where a question would be answered from, and why; nothing is decided or changed."""
     body = {"user_id": user, "action": action, "resource": resource}
     named = {**body, "ip": ip, "api_key_id": api_key_id, "policy": policy}
+    named |= {"consistency": consistency, "freshness": freshness}
     for name, text in named.items():
         require_text(name, text or "")
     asked: dict[str, Any] = {**named, "context": parse_context(context or [])}
@@ -118,6 +127,11 @@ async def _invalidate(settings: Settings, policy: str | None, user: str | None) 
             f"no service runs on {settings.data_dir}: start one with `sark serve`, "
             "or set VALKEY_URL"
         )
+    if policy is not None and policy not in settings.policies:
+        # A service knows what it serves; here only the settings tell.
+        known = ", ".join(settings.policies)
+        reason = f"got {policy[:64]!r}, expected one of: {known} (SARK_POLICIES)"
+        raise UnknownPolicyError("--policy", reason)
     async with Store(topology, settings) as store:
         generations = generations_of(settings, store)
         if policy is not None:

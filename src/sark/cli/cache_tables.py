@@ -69,6 +69,8 @@ def _cached(cached: CachedValue) -> str:
     parts = [cached.state.replace("_", " ")]
     if cached.allow is not None:
         parts.append(f"{'allow' if cached.allow else 'deny'} ({cached.reason})")
+    if cached.evaluated:
+        parts.append(f"evaluated {cached.evaluated}")
     if cached.bytes:
         parts.append(f"{cached.bytes} bytes{', compressed' if cached.compressed else ''}")
         left = cached.ttl_ms
@@ -78,8 +80,9 @@ def _cached(cached: CachedValue) -> str:
 
 def _near(near: NearReport) -> str:
     lag = NONE if near.lag_ms is None else f"{near.lag_ms:.0f} ms"
+    state = "serving" if near.serving else f"not serving: {near.failure}"
     return (
-        f"{'serving' if near.serving else 'not serving'}, lag {lag}, {near.entries:,} entries, "
+        f"{state}, lag {lag}, {near.entries:,} entries, "
         f"{near.bytes:,} bytes; hits {near.hits:,}, misses {near.misses:,} "
         f"(stale {near.stale:,}), emptied {near.emptied:,}"
     )

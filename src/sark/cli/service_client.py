@@ -148,8 +148,8 @@ def admin_of(settings: Settings, address: str | None) -> ServiceClient:
             return found
         if settings.valkey_url is None:
             raise ConfigurationError(
-                f"no service runs on {settings.data_dir}: start one with `sark serve`, "
-                "or name one with --service"
+                f"no service runs on {settings.data_dir}: start one with `sark serve`, set "
+                "VALKEY_URL as the service has it, or name one with --service"
             )
         host = EVERYWHERE.get(settings.host, settings.host)
         address = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"

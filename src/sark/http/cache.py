@@ -13,6 +13,7 @@ from sark.gateway import Request as Asked
 from sark.http.bodies import decode_body
 from sark.http.service import ServiceOf, require_admin
 from sark.ops.cache_stats import collect_cache_report
+from sark.policy.consistency import Consistency
 from sark.policy.explain import explain
 
 __all__ = ["ExplainRequest", "router"]
@@ -33,6 +34,8 @@ class ExplainRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         ip: Address of the acting user; it matters where the policy sees it.
         api_key_id: Id of the api key in use; likewise.
         policy: Which policy decides; the first of ``SARK_POLICIES`` when left out.
+        consistency: ``fast``, ``fresh`` or ``full``.
+        freshness: What an invalidation returned; several joined by commas.
     """
 
     user_id: str
@@ -42,6 +45,8 @@ class ExplainRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     ip: str | None = None
     api_key_id: str | None = None
     policy: str | None = None
+    consistency: Consistency | None = None
+    freshness: str | None = None
 
 
 _decode = msgspec.json.Decoder(ExplainRequest).decode
@@ -64,6 +69,7 @@ async def explain_question(request: Request, service: ServiceOf) -> Response:
         runtime.store,
         runtime.gateway.decisions,
         question,
+        runtime.gateway.decisions.plan(asked.consistency, asked.freshness),
         earlier_revisions=runtime.policies.earlier,
         deadline=asyncio.get_running_loop().time() + runtime.gateway.budget,
     )

@@ -58,10 +58,10 @@ _BODIES = {
 }
 _FRESHNESS = {
     "consistency": (
-        "fast: any valid decision (default). fresh: none from before the change that `freshness` "
-        "names. full: evaluated now, then stored."
+        "fast: any valid decision (default). fresh: none from before the changes that `freshness` "
+        "names. full: evaluated now; it replaces what all processes hold."
     ),
-    "freshness": "The token that an invalidation returned.",
+    "freshness": "The token that an invalidation returned; up to eight, joined by commas.",
 }
 _USER_ID = {
     "name": "user_id",

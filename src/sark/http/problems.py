@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from typing import get_args
 
 import msgspec
 import structlog
@@ -28,6 +29,7 @@ from sark.errors import (
 )
 from sark.http.ratelimit_fields import QUOTA_EXCEEDED, LimitFields, refusing
 from sark.ops.logs import Quiet
+from sark.policy.consistency import Consistency
 from sark.ratelimit import LimitState
 
 __all__ = [
@@ -49,6 +51,8 @@ _MEMBER = re.compile(
     re.DOTALL,
 )
 _ANY_MEMBER = "[...]"
+_ENUM = "Invalid enum value "
+_CHOICES = {"consistency": get_args(Consistency)}
 
 
 class Problem(msgspec.Struct, omit_defaults=True):
@@ -155,6 +159,9 @@ def invalid_body(error: msgspec.MsgspecError) -> HttpError:
         field, detail = path["path"].replace(_ANY_MEMBER, ""), _PATH.sub("", text)
     else:
         field, detail = "", text
+    choices = _CHOICES.get(field)
+    if choices and detail.startswith(_ENUM):
+        detail = f"got {detail.removeprefix(_ENUM)}, expected one of: {', '.join(choices)}"
     return HttpError(
         Problem("urn:sark:problem:invalid-request", "Invalid request", 422, detail, field)
     )

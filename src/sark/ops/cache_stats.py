@@ -44,7 +44,7 @@ class Lookups(msgspec.Struct, frozen=True):
 
     Attributes:
         total: All of them.
-        results: By how they ended.
+        results: By where the answer came from, or why it came from no cache.
         hit_ratio: Answered from either cache, of all; None before the first.
     """
 
@@ -74,6 +74,8 @@ class NearReport(msgspec.Struct, frozen=True):
 
     Attributes:
         serving: Whether it is within its bound.
+        failure: Why not; empty while it is.
+        reconnects: How often the connection of its feed failed.
         lag_ms: Milliseconds since everything had been heard; None without a connection.
         entries: Decisions held.
         bytes: Their size, estimated.
@@ -84,6 +86,8 @@ class NearReport(msgspec.Struct, frozen=True):
     """
 
     serving: bool
+    failure: str
+    reconnects: int
     lag_ms: float | None
     entries: int
     bytes: int
@@ -146,11 +150,16 @@ class CacheCounts:
         self._enforced += 1
         self._latencies.append(event.seconds * MILLISECONDS)
 
-    def lookups(self) -> Lookups:
-        """Sum up the look-ups."""
-        total = self._looked.total()
-        hits = sum(self._looked[result] for result in HITS)
-        return Lookups(total, dict(self._looked), hits / total if total else None)
+    def lookups(self, near_alone: int = 0) -> Lookups:
+        """Sum up the look-ups.
+
+        Args:
+            near_alone: Those that the near cache answered alone, of which there are no events.
+        """
+        looked = self._looked + Counter({"near": near_alone})
+        total = looked.total()
+        hits = sum(looked[result] for result in HITS)
+        return Lookups(total, dict(looked), hits / total if total else None)
 
     def evaluations(self, under_way: int) -> EvaluationCounts:
         """Sum up the evaluations."""
@@ -175,7 +184,7 @@ async def collect_cache_report(runtime: Runtime, counts: CacheCounts) -> CacheRe
     decisions = runtime.gateway.decisions
     return CacheReport(
         revision=decisions.revision,
-        lookups=counts.lookups(),
+        lookups=counts.lookups(0 if decisions.near is None else decisions.near.served),
         near=None if decisions.near is None else _near(decisions.near),
         evaluations=counts.evaluations(decisions.evaluations.under_way),
         invalidations=counts.invalidations(),
@@ -188,6 +197,8 @@ def _near(feed: NearFeed) -> NearReport:
     stats, lag = feed.cache.stats(), feed.lag
     return NearReport(
         serving=feed.serving,
+        failure=feed.failure,
+        reconnects=feed.reconnects,
         lag_ms=None if lag == float("inf") else max(0.0, lag * MILLISECONDS),
         entries=stats.entries,
         bytes=stats.bytes,

@@ -48,7 +48,7 @@ async def readiness(runtime: Runtime) -> Readiness:
     servers, queue, engine = await asyncio.gather(
         _servers(runtime), _queue(runtime), _evaluator(runtime)
     )
-    checks = (*servers, queue, engine, _limits(runtime, servers))
+    checks = (*servers, queue, engine, _limits(runtime, servers), *_near(runtime))
     if runtime.settings.warm_ready_ms:
         warm_up = runtime.warm_up
         ok = not warm_up.holds_readiness
@@ -68,6 +68,16 @@ async def _servers(runtime: Runtime) -> list[Check]:
         )
         for health in await runtime.store.check(timeout=budget)
     ]
+
+
+def _near(runtime: Runtime) -> list[Check]:
+    near = runtime.gateway.decisions.near
+    if near is None:
+        return []
+    ok = near.serving
+    detail = "serves" if ok else "does not hear of changes; the log and /v1/cache/stats say why"
+    # Without it Valkey is asked each time.
+    return [Check("near cache", ok=ok, required=False, detail=detail)]
 
 
 async def _evaluator(runtime: Runtime) -> Check:

@@ -21,6 +21,7 @@ from sark.events import (
     CacheWriteFailed,
     EvaluationFailed,
     EvaluatorBreakerChanged,
+    FreshnessUnverifiable,
     GenerationChanged,
     GuardChanged,
     Hub,
@@ -29,6 +30,7 @@ from sark.events import (
     LimitFallback,
     LimitsReloaded,
     LimitsReloadFailed,
+    NearCacheChanged,
     PoliciesReloaded,
     PoliciesRestored,
     PolicyReloadFailed,
@@ -163,7 +165,15 @@ def _report_policies(hub: Hub, log: Any) -> None:
 
 
 def _report_cache(hub: Hub, log: Any) -> None:
-    cache = Quiet(log.warning)
+    cache, freshness = Quiet(log.warning), Quiet(log.warning)
+
+    def near(event: NearCacheChanged) -> None:
+        if event.serving:
+            log.info("near cache serves")
+        else:
+            log.warning("near cache steps aside", reason=event.reason)
+
+    hub.on(NearCacheChanged, near)
 
     def warmed(event: Warmed) -> None:
         fields = msgspec.structs.asdict(event)
@@ -182,6 +192,13 @@ def _report_cache(hub: Hub, log: Any) -> None:
     hub.on(
         CacheWriteFailed,
         lambda e: cache("decision not stored", policy=e.policy, reason=e.reason),
+    )
+    hub.on(
+        FreshnessUnverifiable,
+        lambda _: freshness(
+            "freshness token not verified",
+            remedy="let all services of a deployment use the same SARK_KEY_DIR",
+        ),
     )
 
 

@@ -23,6 +23,7 @@ from sark.events import (
     EvaluationFailed,
     EvaluatorBreakerChanged,
     EvaluatorQueued,
+    FreshnessUnverifiable,
     GenerationChanged,
     GuardChanged,
     Hub,
@@ -85,6 +86,7 @@ class Metrics:
         self._verified.labels("cold").set(runtime.tokens.misses)
         evaluator = runtime.gateway.decisions.evaluations.evaluator
         self._in_line.set(evaluator.waiting if isinstance(evaluator, OpaHttp) else 0)
+        self._read_near(runtime)
         await self._read_queue(runtime)
         self._handler_failures.set(self._hub.handler_failures)
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
@@ -170,6 +172,10 @@ class Metrics:
         invalidations = self._counter("cache_invalidations", "Invalidations written", "scope")
         hub.on(Looked, lambda event: lookups.labels(event.policy, event.result).inc())
         hub.on(CacheWriteFailed, lambda _: writes.inc())
+        unverifiable = self._counter(
+            "freshness_unverifiable", "Freshness tokens that were not signed with our key"
+        )
+        hub.on(FreshnessUnverifiable, lambda _: unverifiable.inc())
         enforced = self._histogram(
             "invalidation_enforced_seconds",
             "From an invalidation to its effect on the near cache of this process",
@@ -249,6 +255,20 @@ class Metrics:
         self._account = self._gauge("audit_account_events", "The queue's account", "entry")
         self._verified = self._gauge("token_verifications", "Tokens looked at", "state")
         self._handler_failures = self._gauge("observer_failures", "Event handlers that raised")
+        self._near_alone = self._gauge(
+            "near_cache_decides", "Decisions by the near cache alone, which are no look-ups"
+        )
+        self._near_serving = self._gauge("near_cache_serving", "Whether the near cache serves")
+        self._near_reconnects = self._gauge(
+            "near_cache_reconnects", "Times that the connection of the near cache's feed failed"
+        )
+
+    def _read_near(self, runtime: Runtime) -> None:
+        near = runtime.gateway.decisions.near
+        if near is not None:
+            self._near_alone.set(near.served)
+            self._near_serving.set(near.serving)
+            self._near_reconnects.set(near.reconnects)
 
     def _read_pools(self, servers: tuple[Server, ...]) -> None:
         for server in servers:

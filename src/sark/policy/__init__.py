@@ -1,7 +1,8 @@
 """The policy decision cache, its generations, and the engines that decide."""
 
-from sark.policy.cache import CachedDecision, Found, PolicyCache
+from sark.policy.cache import PolicyCache
 from sark.policy.decision import Decision
+from sark.policy.found import CachedDecision, Found
 from sark.policy.question import JsonValue, Question
 from sark.policy.sensitivity import Sensitivity, TtlTiers
 

@@ -1,4 +1,4 @@
-"""The policy decision cache in Valkey: look a decision up, judge it by its stamp, store a new one.
+"""The policy decision cache in Valkey: look a decision up, and store a new one.
 
 Looking up and judging are apart: the gateway brings what the server replied (from its own script,
 shared with the rate limits), ``judge`` decides what it means without any I/O.
@@ -12,84 +12,23 @@ from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import msgspec
-
 from sark.errors import StoreError
-from sark.events import CacheWriteFailed, Looked, LookupResult
-from sark.policy.decision import Decision, decode_entry, encode_entry
+from sark.events import CacheWriteFailed
+from sark.policy.decision import Decision, encode_entry, encode_withdrawal
+from sark.policy.found import USER_TOKEN_TOUCHED, Found, judge
 from sark.policy.generations import LOOKUP_FRAGMENTS, Generations, fresh_nonce, stamp_of
 from sark.policy.policy_file import PolicyFile
 from sark.policy.question import Question
 from sark.policy.sensitivity import TtlTiers
-from sark.store import ScriptCall, Store, load_script
+from sark.store import Argument, ScriptCall, Store, load_script
 
-__all__ = ["CachedDecision", "Found", "PolicyCache", "judge"]
+__all__ = ["PolicyCache"]
 
 _LOOKUP = load_script("policy.lookup", *LOOKUP_FRAGMENTS, ("sark.policy", "lookup_main.lua"))
+_STORE = load_script("policy.store_decision", ("sark.policy", "store_decision.lua"))
 COMPACT_BYTES = 18  # of the digest: 144 bits, 24 characters without padding
-
-
-class CachedDecision(msgspec.Struct, frozen=True, gc=False):
-    """A valid decision from the cache.
-
-    Attributes:
-        allow: Whether the action is allowed.
-        reason: Why.
-        ttl_ms: Milliseconds that the server keeps it.
-    """
-
-    allow: bool
-    reason: str
-    ttl_ms: int
-
-    @property
-    def ttl(self) -> int:
-        """Seconds that the server keeps it, rounded up."""
-        return -(-self.ttl_ms // 1000)
-
-
-class Found(msgspec.Struct, frozen=True):
-    """The outcome of a look-up.
-
-    Attributes:
-        tokens: The generation tokens of everything, the policy and the user.
-        run_id: The run of the server that holds them.
-        stamp: What a decision evaluated from now on is valid under.
-        decision: The valid cached decision, if any.
-        result: ``hit``, or why not.
-    """
-
-    tokens: Sequence[bytes]
-    run_id: str
-    stamp: str
-    decision: CachedDecision | None
-    result: LookupResult
-
-    def stamp_under(self, revision: str) -> str:
-        """Digest the tokens with another revision of the policies."""
-        return stamp_of(self.tokens, self.run_id, revision)
-
-
-def judge(reply: Sequence[Any], run_id: str, revision: str) -> Found:
-    """Decide whether a cached decision is valid.
-
-    Args:
-        reply: Three generation tokens, the cached value or None, its TTL left in milliseconds.
-        run_id: The run of the server that holds the tokens.
-        revision: Of the policies in force.
-    """
-    tokens = reply[:3]
-    stamp = stamp_of(tokens, run_id, revision)
-    value: bytes | None = reply[3]
-    if value is None:
-        return Found(tokens, run_id, stamp, None, "absent")
-    entry = decode_entry(value)
-    if entry is None:
-        return Found(tokens, run_id, stamp, None, "corrupt")
-    if entry.stamp != stamp:
-        return Found(tokens, run_id, stamp, None, "stale")
-    decision = CachedDecision(entry.allow, entry.reason, reply[4])
-    return Found(tokens, run_id, stamp, decision, "hit")
+# A withdrawal outlasts every evaluation that began before it, which its deadlines end.
+WITHDRAWN_SECONDS = 200
 
 
 class PolicyCache:
@@ -118,6 +57,7 @@ class PolicyCache:
         self.generations = generations
         self.tiers = tiers
         self.rules = rules or PolicyFile()
+        self.hub = store.hub
         self._store = store
         self._compact = key_form == "compact"
         self._jitter = jitter
@@ -141,17 +81,24 @@ class PolicyCache:
         return self._store.keys.policy_decision(digest.hex())
 
     async def get(
-        self, question: Question, revision: str, *, deadline: float | None = None
+        self,
+        question: Question,
+        revision: str,
+        *,
+        evaluating: bool = False,
+        deadline: float | None = None,
     ) -> Found:
         """Look a decision up: one round trip for a hit, to both roles of server at the same time.
 
         A hit needs no script: the tokens, the decision and its TTL are read in one transaction, so
         that the TTL is this decision's and not that of one stored a moment before or after. Only
-        when a token or the decision is missing is the script called, in a second round trip.
+        when an evaluation has to follow is the script called, in a second round trip, which also
+        tells when that evaluation began.
 
         Args:
             question: What is asked.
             revision: Of the policies in force.
+            evaluating: An evaluation follows whatever is found.
             deadline: On the event loop's clock, in seconds.
 
         Raises:
@@ -159,22 +106,28 @@ class PolicyCache:
                 answer is a miss.
         """
         keys = self.generation_keys(question)
-        if not self._store.shared:
-            found = await self._get_split(question, keys, revision, deadline)
-        else:
-            found = await self._get_shared(question, keys, revision, deadline)
-        self._store.hub.emit(Looked(question.policy, found.result))
-        return found
+        if self._store.shared:
+            return await self._get_shared(question, keys, revision, deadline, evaluating=evaluating)
+        return await self._get_split(question, keys, revision, deadline)
 
     async def _get_shared(
-        self, question: Question, keys: list[str], revision: str, deadline: float | None
+        self,
+        question: Question,
+        keys: list[str],
+        revision: str,
+        deadline: float | None,
+        *,
+        evaluating: bool,
     ) -> Found:
         key = self.decision_key(question)
-        (values, ttl_ms), run_id = await self._store.state.transaction(
-            [("MGET", *keys, key), ("PTTL", key)], deadline=deadline, idempotent=True
-        )
-        if None not in values and ttl_ms > 0:
-            return judge([*values, ttl_ms], run_id, revision)
+        if not evaluating:
+            (values, ttl_ms), run_id = await self._store.state.transaction(
+                [("MGET", *keys, key), ("PTTL", key)], deadline=deadline, idempotent=True
+            )
+            if None not in values and ttl_ms > 0:
+                found = judge([*values, ttl_ms], run_id, revision)
+                if found.decision is not None:
+                    return found
         keys.append(key)
         reply = await self._store.state.run(
             _LOOKUP, keys, self._lookup_arguments(), deadline=deadline, idempotent=True
@@ -195,7 +148,7 @@ class PolicyCache:
     async def get_many(
         self, questions: Sequence[Question], revision: str, *, deadline: float | None = None
     ) -> list[Found]:
-        """Look decisions up in one round trip, each by its own tokens; these are not counted.
+        """Look decisions up in one round trip, each by its own tokens.
 
         Args:
             questions: What is asked; about a hundred at a time.
@@ -256,13 +209,27 @@ class PolicyCache:
 
     @staticmethod
     def judge_split(
-        tokens: Sequence[Any], cached: list[Any] | None, run_id: str, revision: str
+        reply: Sequence[Any], cached: list[Any] | None, run_id: str, revision: str
     ) -> Found:
-        """Judge a decision that came from another server than the tokens."""
+        """Judge a decision that came from another server than the tokens.
+
+        Args:
+            reply: As of ``policy_lookup``; the tokens and what stands behind the decision count.
+            cached: The cached value or None, and its TTL left; None when the server did not tell.
+            run_id: The run of the server that holds the tokens.
+            revision: Of the policies in force.
+        """
+        tokens, at = reply[:3], reply[5]
+        touched = reply[4] == USER_TOKEN_TOUCHED
         if cached is None:
             stamp = stamp_of(tokens, run_id, revision)
-            return Found(tokens[:3], run_id, stamp, None, "unavailable")
-        return judge([*tokens[:3], *cached], run_id, revision)
+            return Found(
+                tokens, run_id, stamp, None, "unavailable", at=at, user_token_touched=touched
+            )
+        value, ttl_ms = cached
+        if value is None and touched:
+            ttl_ms = USER_TOKEN_TOUCHED
+        return judge([*tokens, value, ttl_ms, at], run_id, revision)
 
     def ttl_of(self, question: Question, decision: Decision) -> int:
         """Decide how long a decision is kept, in whole seconds, before jitter; 0: not at all."""
@@ -274,38 +241,88 @@ class PolicyCache:
     async def put(
         self,
         question: Question,
-        decision: Decision,
+        decision: Decision | None,
         stamp: str,
         *,
+        began: int = 0,
+        replacing: bool = False,
         deadline: float | None = None,
         replace: bool = True,
     ) -> int:
-        """Store a decision.
+        """Store a decision, unless one that began to be evaluated later is there.
 
         Args:
             question: What was asked.
-            decision: What was decided.
+            decision: What was decided; None when nothing was.
             stamp: From the look-up that came before the evaluation.
+            began: When the evaluation began; see ``Found.began``.
+            replacing: It takes the place of a decision that is still valid: what may not be kept is
+                withdrawn, and processes that hold an earlier decision are told.
             deadline: On the event loop's clock, in seconds.
             replace: Whether to replace what is stored by now.
 
         Returns:
-            Seconds that it is kept; 0 when it is not cacheable, may not replace another, or could
-            not be stored, which costs a later miss and is reported as an event.
+            Seconds that it is kept; 0 when it is not cacheable, when one is there that it may not
+            replace, or when it could not be stored, which costs a later miss and is reported as an
+            event.
         """
-        ttl = self.ttl_of(question, decision)
+        life = 0 if decision is None else self.ttl_of(question, decision)
         # Shortened, never lengthened: the tier and the policy's own ttl are upper bounds.
-        ttl -= int(ttl * self._jitter * random.random())  # noqa: S311 - not cryptography
-        if ttl < 1:
-            return 0
-        value = encode_entry(decision, stamp)
-        key = self.decision_key(question)
-        condition = () if replace else ("NX",)
+        ttl = life - int(life * self._jitter * random.random())  # noqa: S311 - not cryptography
+        value = None
+        if decision is not None and ttl >= 1:
+            value = self._encode(question, decision, stamp, began, life)
+        if value is None:
+            if not replacing or not self.rules.cacheable(question.policy):
+                return 0
+            value, ttl = encode_withdrawal(began), WITHDRAWN_SECONDS
+            decision = None
+        stored = await self._write(
+            question,
+            [value, began, ttl],
+            replacing=replacing,
+            absent=not replace,
+            deadline=deadline,
+        )
+        return ttl if stored and decision is not None else 0
+
+    def _encode(
+        self, question: Question, decision: Decision, stamp: str, began: int, life: int
+    ) -> bytes | None:
+        chosen = None if decision.ttl is None else life
         try:
-            stored = await self._store.cache.execute(
-                "SET", key, value, "EX", ttl, *condition, deadline=deadline, idempotent=True
+            return encode_entry(decision, stamp, began=began, life=chosen)
+        except ValueError as error:
+            self.hub.emit(CacheWriteFailed(question.policy, str(error)))
+            return None
+
+    async def _write(
+        self,
+        question: Question,
+        entry: list[Argument],
+        *,
+        replacing: bool,
+        absent: bool,
+        deadline: float | None,
+    ) -> bool:
+        """Run the script, and tell those who hold an earlier decision; whether it was stored."""
+        channel = self._store.keys.policy_changes
+        message = b"decision %b %b" % (str(entry[1]).encode(), question.key)
+        # Only where the cache server is the one whose channel is listened to.
+        there: list[Argument] = [channel, message] if replacing and self._store.shared else ["", ""]
+        try:
+            reply = await self._store.cache.run(
+                _STORE,
+                [self.decision_key(question)],
+                [*entry, *there, int(absent)],
+                deadline=deadline,
+                idempotent=True,
             )
+            if replacing and not self._store.shared:
+                await self._store.state.execute(
+                    "PUBLISH", channel, message, deadline=deadline, idempotent=True
+                )
         except StoreError as error:
-            self._store.hub.emit(CacheWriteFailed(question.policy, str(error)))
-            return 0
-        return ttl if stored else 0
+            self.hub.emit(CacheWriteFailed(question.policy, str(error)))
+            return False
+        return bool(reply.value)

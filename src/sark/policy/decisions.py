@@ -2,96 +2,37 @@
 
 ``decide`` answers a question by itself. The gateway, whose look-up travels with the rate limits,
 uses the same steps one by one: ``plan`` and ``glance`` before its round trip, ``settle`` after it.
-
-Consistency is chosen per request, in the manner of SpiceDB:
-
-- ``fast`` (default): any valid decision, the near cache's included;
-- ``fresh``: the request carries a freshness token; nothing from before that change is served;
-- ``full``: evaluated now, then stored.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Literal
 
 import msgspec
 from cachebox import LRUCache
 
-from sark.errors import InvalidRequestError
-from sark.policy.cache import CachedDecision, Found, PolicyCache
-from sark.policy.decision import Decision
+from sark.events import FreshnessUnverifiable, Looked
+from sark.policy.cache import PolicyCache
+from sark.policy.consistency import FAST, Consistency, Plan, plan
 from sark.policy.evaluation import Evaluated, Evaluations, Flight
-from sark.policy.freshness import MAX_TOKEN_BYTES, Freshness, FreshnessSigner
+from sark.policy.found import CachedDecision, Found
+from sark.policy.freshness import FreshnessSigner
 from sark.policy.hot import HotRequests
-from sark.policy.near import Epochs, NearEntry
+from sark.policy.near import NO_EPOCHS, Epochs, NearEntry
 from sark.policy.near_feed import NearFeed
+from sark.policy.outcome import Glance, Outcome, looked
 from sark.policy.question import Question
 from sark.policy.sensitivity import Sensitivity
 
-__all__ = ["Consistency", "Decisions", "Glance", "Outcome", "Plan"]
+__all__ = ["Consistency", "Decisions", "Glance", "Outcome", "Plan", "looked"]
 
-Consistency = Literal["fast", "fresh", "full"]
-Source = Literal["near", "valkey", "evaluated", "undefined", "failed"]
 
 # A hot decision is evaluated again when less than this share of its life is left.
 REFRESH_SHARE = 0.1
 HOT_KEYS = 4096
 
 
-class Plan(msgspec.Struct, frozen=True):
-    """What an answer has to satisfy.
-
-    Attributes:
-        consistency: As the request asks.
-        required: The change that it must be no older than.
-        unverifiable: A freshness token came that we did not sign.
-    """
-
-    consistency: Consistency = "fast"
-    required: Freshness | None = None
-    unverifiable: bool = False
-
-
-FAST = Plan()
 FAST_ENOUGH = (None, "fast")
-
-
-class Glance(msgspec.Struct, frozen=True):
-    """What this process knew before it asked the server.
-
-    Attributes:
-        entry: The near cache's decision, if any.
-        epochs: Of the question's generations.
-        at: When, on the event loop's clock, in seconds.
-    """
-
-    entry: NearEntry | None
-    epochs: Epochs
-    at: float
-
-
-class Outcome(msgspec.Struct, frozen=True):
-    """A decision, and where it came from.
-
-    Attributes:
-        allow: Whether the action is allowed.
-        reason: Why.
-        source: ``near``, ``valkey``, ``evaluated``, or why there is none.
-        ttl: Seconds that it stays cached, as far as is known yet.
-        revision: The policies that it was made under.
-        flight: The evaluation that it came from; tells when it has been stored.
-        engine_decision_id: The engine's own id of that evaluation; empty without one, and for what
-            comes from a cache, which the engine has no entry of.
-    """
-
-    allow: bool
-    reason: str
-    source: Source
-    ttl: int
-    revision: str
-    flight: Flight | None = None
-    engine_decision_id: str = ""
 
 
 class Decisions:
@@ -125,7 +66,6 @@ class Decisions:
         self._near_revision = ""
         self._revisions = ("", cache.rules, "")
         self._cooling: LRUCache[bytes, bool] = LRUCache(HOT_KEYS)
-        self._lives: LRUCache[bytes, int] = LRUCache(HOT_KEYS)
 
     @property
     def revision(self) -> str:
@@ -146,23 +86,9 @@ class Decisions:
         """Work out what an answer has to satisfy; no I/O.
 
         Raises:
-            InvalidRequestError: The two do not go together, or the token is too long.
+            InvalidRequestError: The two do not go together, or one of them is unusable.
         """
-        if freshness is None:
-            if consistency is None or consistency == "fast":
-                return FAST
-            if consistency == "fresh":
-                reason = "is missing; consistency 'fresh' needs a freshness token"
-                raise InvalidRequestError("freshness", reason)
-            return Plan(consistency)
-        if consistency == "fast":
-            reason = "got 'fast' with a freshness token, expected 'fresh' or 'full'"
-            raise InvalidRequestError("consistency", reason)
-        if len(freshness) > MAX_TOKEN_BYTES:
-            reason = f"got {len(freshness)} characters, expected at most {MAX_TOKEN_BYTES}"
-            raise InvalidRequestError("freshness", reason)
-        required = self._signer.verify(freshness)
-        return Plan(consistency or "fresh", required, unverifiable=required is None)
+        return plan(self._signer, consistency, freshness)
 
     async def decide(
         self,
@@ -177,8 +103,9 @@ class Decisions:
         Args:
             question: What is asked.
             consistency: ``fast``, ``fresh`` or ``full``.
-            freshness: A freshness token.
-            deadline: For the look-up, on the event loop's clock, in seconds.
+            freshness: Freshness tokens, joined by commas.
+            deadline: For the look-up, on the event loop's clock, in seconds; when left out, the
+                budget of a request.
 
         Returns:
             The decision. From the near cache it costs no round trip and may be as old as the
@@ -201,10 +128,18 @@ class Decisions:
                     hot.note(question, self.cache.rules)
                 left = int(entry.ends - now) or 1
                 return Outcome(entry.allow, entry.reason, "near", left, revision)
-        plan = self.plan(consistency, freshness)
+        wanted = self.plan(consistency, freshness)
         glance = self.glance(question, use_entry=False)
-        found = await self.cache.get(question, self.revision, deadline=deadline)
-        return await self.settle(question, plan, glance, found)
+        if deadline is None:
+            deadline = asyncio.get_running_loop().time() + self._store_timeout
+        full = wanted.consistency == "full"
+        found = await self.cache.get(question, self.revision, evaluating=full, deadline=deadline)
+        outcome = await self.settle(question, wanted, glance, found)
+        if full and outcome.flight is not None:
+            # Whoever asks next must not be answered by an earlier one.
+            await outcome.flight.ttl()
+        self.cache.hub.emit(Looked(question.policy, looked(outcome, glance, found)))
+        return outcome
 
     def _follow_revision(self, near: NearFeed) -> None:
         """Empty the near cache when other policies decide: its feed tells of generations only."""
@@ -222,7 +157,7 @@ class Decisions:
         """
         near = self.near
         if near is None:
-            return Glance(None, (0, 0, 0), asyncio.get_running_loop().time())
+            return Glance(None, NO_EPOCHS, asyncio.get_running_loop().time())
         now = near.now()
         # Here too, so that every entry was made under the revision that was followed last.
         self._follow_revision(near)
@@ -235,12 +170,14 @@ class Decisions:
         outcome = self.settle_cached(question, plan, glance, found)
         if outcome is not None:
             return outcome
-        covered = self._covers(question, plan, found)
+        if plan.unverifiable:
+            self.cache.hub.emit(FreshnessUnverifiable())
+        covered = plan.covered_by(found.tokens, question)
         flight = self._start(question, plan, glance, found, may_store=covered)
         evaluated = await flight.decision()
         decision = evaluated.decision
-        if self.hot is not None and decision and self.cache.ttl_of(question, decision):
-            self.hot.note(question, self.cache.rules)
+        if decision is not None and self.cache.ttl_of(question, decision):
+            self._note(question)
         return Outcome(
             evaluated.allow,
             evaluated.reason,
@@ -255,17 +192,19 @@ class Decisions:
         self, question: Question, plan: Plan, glance: Glance, found: Found
     ) -> Outcome | None:
         """Decide from a cache, if a decision there is valid and fresh enough; no I/O."""
-        if plan.consistency == "full" or not self._covers(question, plan, found):
+        if plan.consistency == "full" or not plan.covered_by(found.tokens, question):
             return None
         entry = glance.entry
         if entry is not None and entry.stamp == found.stamp:
-            self._refresh_ahead(question, glance, found, entry.ends - glance.at)
+            # It leaves the near cache before it has to be evaluated ahead of its end.
+            self._note(question)
             return self._near_outcome(entry, glance.at)
         cached = found.decision
         if cached is None:
             return None
-        self._keep_near(question, glance, found.stamp, cached)
-        self._refresh_ahead(question, glance, found, cached.ttl_ms / 1000)
+        self._keep_near(question, glance, found.stamp, cached, glance.epochs)
+        self._note(question)
+        self._refresh_ahead(question, glance, found, cached)
         return Outcome(cached.allow, cached.reason, "valkey", cached.ttl, self.revision)
 
     def fill(
@@ -281,20 +220,6 @@ class Decisions:
         """
         return self._start(question, FAST, glance, found, may_store=True, replace=replace)
 
-    def _covers(self, question: Question, plan: Plan, found: Found) -> bool:
-        """Whether the server's generations are as fresh as the request demands.
-
-        One that is newer than what the server holds was lost in a failover. What is decided now is
-        right, but must not be kept: the server's tokens don't stand for it.
-        """
-        if plan.unverifiable:
-            return False
-        required = plan.required
-        if required is None or not required.concerns(question.policy, question.user_id):
-            return True
-        index = ("all", "policy", "user").index(required.scope)
-        return required.is_covered_by(found.tokens[index])
-
     def _start(
         self,
         question: Question,
@@ -305,25 +230,75 @@ class Decisions:
         may_store: bool,
         replace: bool = True,
     ) -> Flight:
-        async def keep(evaluated: Evaluated) -> int:
-            if not may_store or evaluated.decision is None:
-                return 0
-            revision = self._revision_with(evaluated.revision)
-            stamp = found.stamp_under(revision)
-            deadline = asyncio.get_running_loop().time() + self._store_timeout
-            ttl = await self.cache.put(
-                question, evaluated.decision, stamp, deadline=deadline, replace=replace
-            )
-            self._note_life(question, evaluated.decision)
-            # One of several engines may lag behind: its decision is nobody's near decision.
-            if ttl and revision == self._near_revision:
-                kept = CachedDecision(evaluated.allow, evaluated.reason, ttl * 1000)
-                self._keep_near(question, glance, stamp, kept)
-            return ttl
+        full = plan.consistency == "full"
 
-        if plan.consistency == "full" or not may_store:
+        async def keep(evaluated: Evaluated) -> int:
+            if not may_store or evaluated.source == "failed":
+                return 0
+            replacing = replace and (full or found.decision is not None)
+            return await self._keep(
+                question, evaluated, glance, found, replacing=replacing, replace=replace
+            )
+
+        if full:
             return self.evaluations.start(question, keep)
-        return self.evaluations.join(question, found.stamp, keep)
+        # Who has seen a withdrawal doesn't join an evaluation that began before it; who demands a
+        # change joins those who demanded the same one.
+        return self.evaluations.join(
+            question, (found.stamp, found.seen, "" if may_store else plan.freshness), keep
+        )
+
+    async def _keep(
+        self,
+        question: Question,
+        evaluated: Evaluated,
+        glance: Glance,
+        found: Found,
+        *,
+        replacing: bool,
+        replace: bool,
+    ) -> int:
+        """Store a decision in Valkey, then in the near cache; seconds that it is kept."""
+        near = self.near
+        revision = self._revision_with(evaluated.revision)
+        stamp, began = found.stamp_under(revision), found.began
+        # From here on others may replace it, and this process may hear of it at any moment.
+        step = 0 if near is None else near.cache.step
+        ttl = await self.cache.put(
+            question,
+            evaluated.decision,
+            stamp,
+            began=began,
+            replacing=replacing,
+            replace=replace,
+            deadline=asyncio.get_running_loop().time() + self._store_timeout,
+        )
+        if replacing and near is not None:
+            # Whatever became of it in Valkey: this process has answered with a later one.
+            near.cache.replaced(question.key, began)
+        decision = evaluated.decision
+        # One of several engines may lag behind: its decision is nobody's near decision.
+        if ttl and decision is not None and revision == self._near_revision:
+            life = None if decision.ttl is None else self.cache.ttl_of(question, decision)
+            kept = CachedDecision(decision.allow, decision.reason, ttl * 1000, began, life)
+            epochs = self._epochs_now(question, glance, found, step)
+            self._keep_near(question, glance, stamp, kept, epochs)
+        return ttl
+
+    def _epochs_now(self, question: Question, glance: Glance, found: Found, step: int) -> Epochs:
+        """Tell the epochs that a decision was made in.
+
+        A look-up that created or renewed the user's token hears of its own doing afterwards. That
+        is no change to what it read, unless the user was revoked meanwhile.
+        """
+        noted, near = msgspec.structs.replace(glance.epochs, step=step), self.near
+        if near is None or not found.user_token_touched:
+            return noted
+        _, policy_key, user_key = self.cache.generation_keys(question)
+        now = near.cache.epochs(policy_key, user_key)
+        if now.user is not noted.user or now.user_revocations != noted.user_revocations:
+            return noted
+        return msgspec.structs.replace(noted, user_changes=now.user_changes)
 
     def _keep_near(
         self,
@@ -331,6 +306,7 @@ class Decisions:
         glance: Glance,
         stamp: str,
         decision: CachedDecision,
+        epochs: Epochs,
     ) -> None:
         near = self.near
         if near is None or self.cache.rules.sensitivity(question.action) is Sensitivity.HIGH:
@@ -338,34 +314,34 @@ class Decisions:
         # Counted from before the server was asked: never longer than the server's copy.
         ends = glance.at + decision.ttl_ms / 1000
         # Near the end it is asked for in Valkey again, where a hot one is noticed and evaluated.
-        expires = ends - self._life(question) * REFRESH_SHARE
+        expires = ends - self._life(question, decision) * REFRESH_SHARE
         if expires <= near.now():
             return
-        _, policy_key, user_key = self.cache.generation_keys(question)
         entry = NearEntry(
             allow=decision.allow,
             reason=decision.reason,
             stamp=stamp,
+            began=decision.began,
             expires=expires,
             ends=ends,
-            all_epoch=glance.epochs[0],
-            policy_epoch=glance.epochs[1],
-            user_epoch=glance.epochs[2],
-            policy_key=policy_key,
-            user_key=user_key,
+            everything=epochs.everything,
+            policy=epochs.policy,
+            policy_changes=epochs.policy_changes,
+            user=epochs.user,
+            user_changes=epochs.user_changes,
         )
-        near.cache.put(question.key, entry)
+        near.cache.put(question.key, entry, step=epochs.step)
 
-    def _refresh_ahead(
-        self, question: Question, glance: Glance, found: Found, seconds_left: float
-    ) -> None:
-        """Evaluate a decision again that is asked for repeatedly and about to expire.
-
-        Every answer from a cache comes by here, so it is noted here, too.
-        """
+    def _note(self, question: Question) -> None:
+        """Count a question that was answered with a decision that may be kept."""
         if self.hot is not None:
             self.hot.note(question, self.cache.rules)
-        if seconds_left > self._life(question) * REFRESH_SHARE:
+
+    def _refresh_ahead(
+        self, question: Question, glance: Glance, found: Found, decision: CachedDecision
+    ) -> None:
+        """Evaluate a decision again that is asked for repeatedly and about to expire."""
+        if decision.ttl_ms / 1000 > self._life(question, decision) * REFRESH_SHARE:
             return
         if self._cooling.get(question.key, False):
             self._cooling.pop(question.key, None)
@@ -373,17 +349,11 @@ class Decisions:
         else:
             self._cooling.insert(question.key, True)
 
-    def _life(self, question: Question) -> int:
+    def _life(self, question: Question, decision: CachedDecision) -> int:
         """How long the decision is kept as a rule, in seconds."""
-        life = self.cache.rules.ttl(question.action, self.cache.tiers)
-        return self._lives.get(question.key, life)
-
-    def _note_life(self, question: Question, decision: Decision) -> None:
-        """Remember a life that the policy chose, or it would always seem to be about to end."""
-        if decision.ttl is None:
-            self._lives.pop(question.key, None)
-        else:
-            self._lives.insert(question.key, self.cache.ttl_of(question, decision))
+        if decision.life is not None:
+            return decision.life
+        return self.cache.rules.ttl(question.action, self.cache.tiers)
 
     def _near_outcome(self, entry: NearEntry, now: float) -> Outcome:
         ttl = max(1, int(entry.ends - now))

@@ -3,7 +3,7 @@
 When many requests miss the same decision at once, one evaluation serves them all. It runs in a task
 of its own: a caller who is cancelled, the first one included, takes nothing away from the others.
 Only callers who read the same stamp may share, so nobody joins an evaluation that began before a
-revocation that they have already seen.
+revocation that they have already seen; the same holds for a decision that was withdrawn.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Evaluations:
         self.most_at_once = most_at_once
         self._timeout = timeout
         self._hub = hub
-        self._flights: dict[tuple[bytes, str], Flight] = {}
+        self._flights: dict[tuple[bytes, object], Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -111,15 +111,15 @@ class Evaluations:
         """How many evaluations run now."""
         return len(self._tasks)
 
-    def join(self, question: Question, stamp: str, store: Store) -> Flight:
-        """Join the evaluation that callers with this stamp share, or start it.
+    def join(self, question: Question, seen: object, store: Store) -> Flight:
+        """Join the evaluation that callers who have seen the same share, or start it.
 
         Args:
             question: What to evaluate.
-            stamp: What the caller read from the server.
-            store: Keeps the decision; called once per evaluation.
+            seen: What the caller read from the server and demands; hashable.
+            store: Keeps the decision, or what else came of it; called once per evaluation.
         """
-        key = (question.key, stamp)
+        key = (question.key, seen)
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = self.start(question, store)
@@ -147,7 +147,7 @@ class Evaluations:
             seconds = perf_counter() - started
             self._hub.emit(EvaluationEnded(question.policy, evaluated.source, seconds))
             flight.decided.set_result(evaluated)
-            flight.stored.set_result(await store(evaluated) if evaluated.decision else 0)
+            flight.stored.set_result(await store(evaluated))
         except BaseException as error:
             for future in (flight.decided, flight.stored):
                 if not future.done():

@@ -7,7 +7,6 @@ up in the near cache, nothing is counted.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
@@ -15,7 +14,14 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from sark.errors import StoreError
-from sark.policy.decision import FORMAT_VERSION, decode_entry, is_compressed, version_of
+from sark.policy.consistency import FAST, Plan
+from sark.policy.decision import (
+    FORMAT_VERSION,
+    decode_entry,
+    is_compressed,
+    is_withdrawal,
+    version_of,
+)
 from sark.policy.decisions import Decisions
 from sark.policy.freshness import generation_time
 from sark.policy.generations import stamp_of
@@ -26,11 +32,9 @@ from sark.store import Store
 __all__ = ["CachedValue", "Explanation", "GenerationSeen", "NearSeen", "Part", "explain"]
 
 Part = Literal["all", "policy", "user", "run_id", "revision"]
-State = Literal["valid", "absent", "corrupt", "other_version", "stale", "unavailable"]
+State = Literal["valid", "absent", "withdrawn", "corrupt", "other_version", "stale", "unavailable"]
 NearState = Literal["off", "absent", "outdated", "stale", "valid"]
 
-# Allowance for our clock against the server's, and for the evaluation between stamp and storing.
-CLOCK_MARGIN_SECONDS = 5.0
 NO_EXPIRY = -1
 
 
@@ -54,13 +58,16 @@ class CachedValue(msgspec.Struct, frozen=True):
     """What stands in Valkey under the question's key.
 
     Attributes:
-        state: Whether it is a valid decision, or why not.
+        state: Whether it is a valid decision, or why not. ``withdrawn``: the latest evaluation may
+            not be kept, and keeps earlier ones from being stored.
         ttl_ms: Milliseconds that it stays; None when it has no end, 0 when there is nothing.
         bytes: Its size.
         compressed: Whether it is compressed.
         allow: The decision.
         reason: Why.
         stamp: What it is valid under.
+        evaluated: When its evaluation began, in ISO 8601 by the server's clock.
+        life: Seconds that the policy lets it live; None leaves it to the tier.
     """
 
     state: State
@@ -70,6 +77,8 @@ class CachedValue(msgspec.Struct, frozen=True):
     allow: bool | None = None
     reason: str | None = None
     stamp: str | None = None
+    evaluated: str | None = None
+    life: int | None = None
 
 
 class NearSeen(msgspec.Struct, frozen=True):
@@ -104,7 +113,8 @@ class Explanation(msgspec.Struct, frozen=True):
         answered_from: Where the question would be answered from now.
         why: The reason for that, in words.
         changed: Parts of the stamp that are known to have changed.
-        may_have_changed: Parts that may have; a stamp is a digest, so not all can be told apart.
+        may_have_changed: Parts that may have. A token tells when it was written, the run of the
+            server and the revision don't.
     """
 
     policy: str
@@ -136,6 +146,7 @@ async def explain(
     store: Store,
     decisions: Decisions,
     question: Question,
+    plan: Plan = FAST,
     *,
     earlier_revisions: Sequence[str] = (),
     deadline: float | None = None,
@@ -146,6 +157,7 @@ async def explain(
         store: Where to look.
         decisions: Who would decide.
         question: What would be asked.
+        plan: With which consistency.
         earlier_revisions: Policies that were in force before, for telling what has changed.
         deadline: On the event loop's clock, in seconds.
 
@@ -158,17 +170,17 @@ async def explain(
     read = await _read(store, keys, key, deadline)
     revision = decisions.revision
     expected = _stamp(read, revision)
-    cached = judge_value(read.cached, expected)
+    cached, began = judge_value(read.cached, expected)
     near = _look_near(decisions, question, expected)
-    answered_from, why = _conclude(expected, cached, near)
+    covered = plan.covered_by(read.tokens, question)
+    answered_from, why = _conclude(plan, expected, cached, near, covered=covered)
     changed: tuple[Part, ...] = ()
     may_have_changed: tuple[Part, ...] = ()
     if cached.state == "stale":
         changed = _known_changes(read, cached, earlier_revisions)
         if not changed:
-            may_have_changed = possible_changes(
-                read.tokens, cached.ttl_ms, longest=cache.tiers.longest, now=time.time()
-            )
+            changed = changed_since(read.tokens, began)
+            may_have_changed = () if changed else ("run_id", "revision")
     return Explanation(
         policy=question.policy,
         key=key,
@@ -215,18 +227,24 @@ async def _read_cache(
     return value, ttl
 
 
-def judge_value(cached: tuple[bytes | None, int] | None, expected: str | None) -> CachedValue:
+def judge_value(
+    cached: tuple[bytes | None, int] | None, expected: str | None
+) -> tuple[CachedValue, int]:
     """Judge what stands under a key.
 
     Args:
         cached: Value and milliseconds left; None when the server did not tell.
         expected: The stamp of a valid decision, if there can be one.
+
+    Returns:
+        The judgement, and when the decision's evaluation began in microseconds of the server's
+        clock; 0 where there is none.
     """
     if cached is None:
-        return CachedValue("unavailable")
+        return CachedValue("unavailable"), 0
     value, ttl = cached
     if value is None:
-        return CachedValue("absent")
+        return CachedValue("absent"), 0
     seen: dict[str, Any] = {
         "ttl_ms": None if ttl == NO_EXPIRY else max(0, ttl),
         "bytes": len(value),
@@ -234,40 +252,37 @@ def judge_value(cached: tuple[bytes | None, int] | None, expected: str | None) -
     }
     entry = decode_entry(value)
     if entry is None:
+        if is_withdrawal(value):
+            return CachedValue("withdrawn", **seen), 0
         foreign = version_of(value) not in {None, FORMAT_VERSION}
-        return CachedValue("other_version" if foreign else "corrupt", **seen)
-    return CachedValue(
+        return CachedValue("other_version" if foreign else "corrupt", **seen), 0
+    judged = CachedValue(
         "valid" if entry.stamp == expected else "stale",
         allow=entry.allow,
         reason=entry.reason,
         stamp=entry.stamp,
+        evaluated=_moment(entry.began),
+        life=entry.life,
         **seen,
     )
+    return judged, entry.began
 
 
-def possible_changes(
-    tokens: Sequence[bytes | None], ttl_ms: int | None, *, longest: int, now: float
-) -> tuple[Part, ...]:
-    """Narrow down which parts of a stamp may have changed since a decision was stored.
+def changed_since(tokens: Sequence[bytes | None], began: int) -> tuple[Part, ...]:
+    """Tell which generations have changed since an evaluation began.
 
-    A decision that has a minute left of at most an hour was stored no earlier than 59 minutes ago.
-    Tokens that are older than that stood already. Run and revision have no time.
+    Both times are of the same server's clock: what was written later was not what it read.
 
     Args:
         tokens: The generation tokens of everything, the policy and the user.
-        ttl_ms: Milliseconds that the decision has left, if it has an end.
-        longest: The longest time that any decision is kept, in seconds.
-        now: Seconds since the epoch.
+        began: Microseconds of the server's clock.
     """
-    age = float("inf") if ttl_ms is None else longest - ttl_ms / 1000
-    earliest = now - age - CLOCK_MARGIN_SECONDS
     scopes: tuple[Part, ...] = ("all", "policy", "user")
-    recent = [
+    return tuple(
         scope
         for scope, token in zip(scopes, tokens, strict=True)
-        if token is None or generation_time(token) / 1_000_000 >= earliest
-    ]
-    return (*recent, "run_id", "revision")
+        if token is None or generation_time(token) > began
+    )
 
 
 def _known_changes(
@@ -297,7 +312,10 @@ def _generations(keys: Sequence[str], tokens: Sequence[bytes | None]) -> tuple[G
 
 
 def _written(token: bytes | None) -> str | None:
-    at = 0 if token is None else generation_time(token)
+    return None if token is None else _moment(generation_time(token))
+
+
+def _moment(at: int) -> str | None:
     try:
         return datetime.fromtimestamp(at / 1_000_000, UTC).isoformat() if at else None
     except (ValueError, OverflowError, OSError):
@@ -319,11 +337,15 @@ def _look_near(decisions: Decisions, question: Question, expected: str | None) -
 
 
 def _conclude(
-    expected: str | None, cached: CachedValue, near: NearSeen
+    plan: Plan, expected: str | None, cached: CachedValue, near: NearSeen, *, covered: bool
 ) -> tuple[Literal["near", "valkey", "evaluated"], str]:
+    if plan.consistency == "full":
+        return "evaluated", "the request asks for an evaluation"
+    if not covered:
+        return "evaluated", _WHY_NOT_COVERED[plan.unverifiable]
     if expected is None:
         return "evaluated", "a generation token is missing; no decision is valid without it"
-    if near.state == "valid":
+    if near.state == "valid" and near.serving and plan.consistency == "fast":
         return "near", "this process holds a decision with the expected stamp"
     if cached.state == "valid":
         return "valkey", "the cached decision has the expected stamp"
@@ -332,8 +354,14 @@ def _conclude(
 
 _WHY_NOT: dict[str, str] = {
     "absent": "no decision is cached: never asked, expired, evicted, or not cacheable",
+    "withdrawn": "the latest decision may not be kept",
     "corrupt": "what is cached is not a decision",
     "other_version": "the cached decision was written by a version with another format",
     "stale": "the cached decision was made under another stamp",
     "unavailable": "the cache server does not answer",
+}
+
+_WHY_NOT_COVERED = {
+    False: "the server's generation is older than the freshness token",
+    True: "a freshness token was not signed with the key of this deployment",
 }

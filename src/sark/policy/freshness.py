@@ -23,6 +23,8 @@ __all__ = ["MAX_TOKEN_BYTES", "Freshness", "FreshnessSigner", "Scope", "generati
 Scope = Literal["all", "policy", "user"]
 MAX_TOKEN_BYTES = 1024
 MAC_BYTES = 16
+# Microseconds fill 16 digits until the year 2286; anybody may publish longer ones.
+MAX_TIME_DIGITS = 20
 
 
 class Freshness(msgspec.Struct, frozen=True):
@@ -99,7 +101,7 @@ def generation_time(token: bytes) -> int:
     Tokens are ordered by it; 0 for what is no token, which is older than every token.
     """
     digits = token.partition(b"-")[0]
-    return int(digits) if digits.isdigit() else 0
+    return int(digits) if digits.isdigit() and len(digits) <= MAX_TIME_DIGITS else 0
 
 
 def _encode(data: bytes) -> str:

@@ -6,8 +6,8 @@
 -- the rest of KEYS             policy:decision:<hash>; none when another server holds them
 -- nonce, user_ttl_ms           as in policy_lookup
 --
--- Returns {{generation, user token, policy tokens ...}, {decision or false ...}, {TTL left ...}}.
--- Missing tokens are created: no decision can carry a stamp of them. At most a few thousand keys
+-- Returns {{generation, user token, policy tokens ...}, {decision or false ...}, {TTL left ...}, now},
+-- the last as in policy_lookup. Missing tokens are created: no decision can carry a stamp of them. At most a few thousand keys
 -- (Lua's argument lists are bounded).
 --
 -- Atomic because every decision must be judged by tokens that were current when it was read.
@@ -28,5 +28,5 @@ local function policy_lookup_many(first, policies, nonce, user_ttl_ms)
   for i = 1, #KEYS - at + 1 do
     ttls[i] = decisions[i] and server.call('PTTL', KEYS[at + i - 1]) or -2
   end
-  return {tokens, decisions, ttls}
+  return {tokens, decisions, ttls, now_us()}
 end

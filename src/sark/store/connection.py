@@ -58,6 +58,9 @@ class StoreConnection(valkey_asyncio.connection.AbstractConnection):
         await self.send_command("INFO", "server", check_health=False)
         info: bytes = await self.read_response()
         self.run_id = _field(info, b"run_id")
+        if not self.run_id:
+            # Without it a decision would outlive a restart that forgot its revocation.
+            raise driver.ConnectionError("INFO has no run_id, which cached decisions depend on")
 
     async def open(self) -> None:
         """Connect and shake hands, unless connected; raises the driver's errors."""

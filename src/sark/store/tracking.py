@@ -2,7 +2,6 @@
 
 Server-assisted client-side caching (Valkey documentation, "client tracking").
 
-
 One connection in RESP2 asks for broadcasts about key prefixes, redirected to itself, and subscribes
 to them. Every write to such a key, whoever made it, arrives here. A heartbeat on the same
 connection tells how far the feed has come: the server answers in order, so when the answer to a
@@ -38,7 +37,9 @@ class ChangeFeed:
     Args:
         connections: Makes connections to the server.
         prefixes: Key prefixes to hear about.
-        channel: A channel to listen to on the same connection, in order with the changes.
+        channel: A channel to listen to on the same connection. The server sends a message at once,
+            and word of changed keys when it has dealt with what came in together: a message that
+            tells of a change comes before it.
         on_change: Given the names of changed keys, or None when everything may have changed.
         on_message: Given each message of the channel.
         interval: Seconds between heartbeats.
@@ -65,6 +66,8 @@ class ChangeFeed:
         self.coherent_at = float("-inf")
         """Up to when everything has been heard, on the event loop's clock, in seconds."""
         self.reconnects = 0
+        self.failure = ""
+        """Why there is no connection; empty while there is one, and before the first attempt."""
 
     @property
     def connected(self) -> bool:
@@ -91,8 +94,9 @@ class ChangeFeed:
                     await self._subscribe(connection)
                 pause = FIRST_PAUSE_SECONDS
                 await self._listen(connection)
-            except (driver.ValkeyError, OSError, TimeoutError):
-                # Told by ``connected``; requests go on without local copies meanwhile.
+            except (driver.ValkeyError, OSError, TimeoutError) as error:
+                # Told by ``failure``; requests go on without local copies meanwhile.
+                self.failure = str(error) or "no answer in time"
                 self.reconnects += 1
             finally:
                 self._lost()
@@ -146,6 +150,7 @@ class ChangeFeed:
                 sent = self._beats.pop(name, None)
                 if sent is not None:
                     self.coherent_at = sent
+                    self.failure = ""
             case [b"message", b"__redis__:invalidate", keys]:
                 self._on_change(keys)
             case [b"message", _, message]:
