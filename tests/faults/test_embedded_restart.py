@@ -42,6 +42,8 @@ async def test_a_killed_embedded_server_is_started_again(tmp_path: Path) -> None
         first = await authorized(service)
         url = service.run_file["valkey_url"]
         with service.valkey() as client:
+            # It waits for what its own connection wrote, and so for what came before.
+            client.set("test:synced", 1, ex=60)
             client.execute_command(  # type: ignore[no-untyped-call]
                 "WAITAOF", 1, 0, int(SYNCED_SECONDS * 1000)
             )

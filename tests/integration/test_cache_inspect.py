@@ -168,8 +168,8 @@ async def test_consistency_counts(http: aiohttp.ClientSession, service: SarkServ
         assert why in found["why"]
     for wish in ("FULL", ""):
         body = question("wishes", consistency=wish)
-        for path in ("/v1/cache/explain", "/v1/authorize"):
-            async with http.post(path, json=body, headers=service.admin) as response:
+        for path, headers in (("/v1/cache/explain", service.admin), ("/v1/authorize", {})):
+            async with http.post(path, json=body, headers=headers) as response:
                 problem = await assert_problem(
                     response, 422, "invalid-request", field="consistency"
                 )

@@ -314,7 +314,9 @@ async def test_what_it_costs(server: ValkeyServer) -> None:
         counts.reset()
         await full(gateway)
         commands = counts.commands
-        assert counts.round_trips == 3, "the look-up, the decision, and the audit event"
+        assert counts.round_trips <= 3, (
+            "the look-up, the decision and the audit event, perhaps in one write"
+        )
         assert (commands["set"], commands["publish"]) == (1, 1)
         counts.reset()
         await gateway.authorize(ask(resource="srv-2"))
