@@ -254,7 +254,7 @@ class TestCost:
             counts.reset()
             report = await warm(decisions, many(250), rate=FAST)
             assert counts_of(report) == {"asked": 250, "cached": 250}
-            assert counts.round_trips == 3
+            assert counts.round_trips <= 3
             assert counts.commands["set"] == 0
 
     async def test_a_miss_costs_one_more(self, server: ValkeyServer) -> None:
