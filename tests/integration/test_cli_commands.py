@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SarkService]:
     directory = tmp_path_factory.mktemp("service")
     with SarkService(directory, SARK_SERVICE_TOKEN=TOKEN, SARK_LIMIT_PER_MINUTE=2) as running:
         yield running
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A folder for TMPDIR, short enough for the paths of sockets in it."""
+    with tempfile.TemporaryDirectory(prefix="sark-") as path:
+        yield Path(path)
 
 
 def ask(
@@ -151,9 +159,7 @@ def sample(directory: Path, count: int) -> Path:
     return path
 
 
-def test_the_demo_tells_what_happened(tmp_path: Path) -> None:
-    temporary = tmp_path / "tmp"
-    temporary.mkdir()
+def test_the_demo_tells_what_happened(tmp_path: Path, temporary: Path) -> None:
     path = sample(tmp_path, 200)
     # VALKEY_URL leads nowhere: the demo must not touch it.
     ended = run_sark(
@@ -191,9 +197,9 @@ def test_a_request_that_is_not_valid_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
-    temporary = tmp_path / "tmp"
-    temporary.mkdir()
+def test_an_interrupted_demo_leaves_nothing(
+    tmp_path: Path, temporary: Path, number: signal.Signals
+) -> None:
     path = sample(tmp_path, 1000)
     with subprocess.Popen(
         [SARK, "demo", "--requests", path, "--repeat", "1000"],

@@ -87,17 +87,17 @@ async def test_a_thousand_misses_on_a_slow_opa_are_all_decided(
 async def test_a_burst_of_single_misses_is_decided(
     server: ValkeyServer, opa: OpaServer, tmp_path: Path
 ) -> None:
-    opa.always = slow(0.02)
+    opa.always = slow(0.05)
     hub, waits = Hub(), list[EvaluatorQueued]()
     hub.on(EvaluatorQueued, waits.append)
     async with opened(
-        server, opa, tmp_path, hub, evaluator_timeout_ms=200, opa_pool_size=10
+        server, opa, tmp_path, hub, evaluator_timeout_ms=1000, opa_pool_size=10
     ) as runtime:
         asked = [Request(user_id=f"u{n}", action="x:read", resource="r") for n in range(300)]
         answers = await asyncio.gather(*(runtime.authorize(request) for request in asked))
     assert Counter(answer.reason for answer in answers) == {'é\n"': 300}
     assert Counter(wait.served for wait in waits) == {True: 290}
-    assert max(wait.seconds for wait in waits) > 0.2
+    assert max(wait.seconds for wait in waits) > 1.0, "longer than an evaluation may take"
 
 
 async def test_who_asks_during_a_batch_does_not_wait_for_its_end(
