@@ -5,26 +5,40 @@ within a minute is an event, accepted before the answer leaves; its repeats are 
 that could not be verified speaks for nobody, so its refusals belong to the address that sent it.
 A copied refresh token ends its session, so each is an event of its own.
 
-Logins and ends of sessions are events too: one for each session that began or ended. Refreshes
-that succeed are not, nor are revocations that found nothing to end.
+Logins and ends of sessions are events too: one for each session that began or ended, and one for a
+revocation that found nothing to end, since it may repeat one whose event was lost. Refreshes that
+succeed are not.
+
+A login that can't be recorded is taken back. An end that can't be recorded stays: a full queue must
+not keep a stolen token alive. Its event waits in this process, and whoever asked is told.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Awaitable
 from typing import Literal
 
-from sark.errors import InvalidRequestError, SessionError, UserMismatchError
+from sark.errors import (
+    AuditError,
+    InvalidRequestError,
+    SessionError,
+    StoreError,
+    UserMismatchError,
+)
 from sark.events import Hub
 from sark.sessions import AccessClaims, Grant, Revocation, Session, Sessions
 from sark.sessions.checks import NO_CHECK, SessionCheck
 from sark.sessions.verdicts import error_of, refused
-from sark.siem import AuditEvent, EventQueue, Refusals, new_event_id, now
+from sark.siem import AuditEvent, EventQueue, LateEvents, Refusals, new_event_id, now
 
 __all__ = ["UNVERIFIED", "Actor", "Admission"]
 
 REFUSALS_WINDOW_SECONDS = 60
 UNVERIFIED = "unverified"
+ALL_SESSIONS = "*"
+"""What an event names when all sessions were to end, and none was alive."""
 
 Actor = Literal["user", "admin", "service"]
 """Who began or ended a session, for the audit event."""
@@ -36,7 +50,8 @@ class Admission:
     Args:
         sessions: The sessions; without them no token is accepted.
         refusals: Records who was refused.
-        queue: Takes the other audit events.
+        queue: Takes the events of logins.
+        late: Takes the events of what has ended already.
         hub: Where events go.
         budget: Seconds for the round trips of one call.
     """
@@ -46,6 +61,7 @@ class Admission:
         sessions: Sessions | None,
         refusals: Refusals,
         queue: EventQueue,
+        late: LateEvents,
         hub: Hub,
         *,
         budget: float,
@@ -53,6 +69,7 @@ class Admission:
         self._sessions = sessions
         self._refusals = refusals
         self._queue = queue
+        self._late = late
         self._hub = hub
         self._budget = budget
 
@@ -103,18 +120,24 @@ class Admission:
         """Record a refusal, and note the event's id in the error.
 
         Raises:
-            AuditError: It could not be recorded.
+            AuditError: It could not be recorded; if it ended a session, the event waits.
         """
         identity = f"user:{error.user_id}" if error.user_id else f"ip:{event.ip or UNVERIFIED}"
         # A refusal that ended a session stands for itself: it happens but once.
         window = f"{event.reason}:{identity}" + (f":{error.session_id}" if error.session_id else "")
-        error.decision_id = await self._refusals.record(
-            window,
-            event,
-            identity=identity,
-            seconds_left=REFUSALS_WINDOW_SECONDS,
-            deadline=deadline,
-        )
+        try:
+            error.decision_id = await self._refusals.record(
+                window,
+                event,
+                identity=identity,
+                seconds_left=REFUSALS_WINDOW_SECONDS,
+                deadline=deadline,
+            )
+        except AuditError:
+            if error.session_id:
+                # Asked again, the session has ended already: nobody else would raise the alarm.
+                self._late.keep([event])
+            raise
 
     async def create(
         self,
@@ -129,9 +152,11 @@ class Admission:
         """Begin a session; as ``Sessions.create``, but recorded.
 
         Raises:
-            AuditError: It could not be recorded; the session is left to expire.
+            AuditError: It could not be recorded; there is no session.
         """
         deadline = self._deadline()
+        # A login that can't be recorded must not end the oldest session to make room.
+        await self._queue.require_room(deadline=deadline)
         try:
             grant = await self._open().create(
                 user_id,
@@ -144,8 +169,13 @@ class Admission:
         except SessionError as error:
             await self.record(error, _refusal("session:create", error, ip), self._deadline())
             raise
-        event = _event("session:create", user_id, grant.session_id, by, ip)
-        await self._queue.append(event, deadline=deadline)
+        event = _event("session:create", user_id, grant.session_id, f"by {by}", ip)
+        try:
+            await self._queue.append(event, deadline=deadline)
+        except BaseException:
+            # Nobody will hold its tokens, so it must not count; also when the caller has gone.
+            await asyncio.shield(self._take_back(user_id, grant.session_id, ip))
+            raise
         return grant
 
     async def authenticate(
@@ -214,28 +244,54 @@ class Admission:
         """End one session; as ``Sessions.revoke``, but recorded.
 
         Raises:
-            AuditError: It has ended, but that could not be recorded.
+            AuditError: It has ended, but that could not be recorded yet; tells what has ended.
+            StoreError: It may not have ended, or may come back after a crash; ask again.
         """
-        revocation = await self._open().revoke(user_id, session_id)
-        await self._record_end(user_id, revocation, by, ip)
-        return revocation
+        ending = self._open().revoke(user_id, session_id)
+        return await self._end(user_id, session_id, ending, by, ip)
 
     async def revoke_user(
         self, user_id: str, *, except_session: str | None = None, by: Actor, ip: str | None = None
     ) -> Revocation:
         """End all sessions of a user, or all but one; as ``revoke``."""
-        revocation = await self._open().revoke_user(user_id, except_session=except_session)
-        await self._record_end(user_id, revocation, by, ip)
+        ending = self._open().revoke_user(user_id, except_session=except_session)
+        return await self._end(user_id, ALL_SESSIONS, ending, by, ip)
+
+    async def _end(
+        self,
+        user_id: str,
+        named: str,
+        ending: Awaitable[Revocation],
+        by: Actor,
+        ip: str | None,
+    ) -> Revocation:
+        def event(session_id: str, reason: str) -> AuditEvent:
+            return _event("session:revoke", user_id, session_id, reason, ip)
+
+        try:
+            revocation = await ending
+        except StoreError:
+            # It may have ended all the same. That it isn't known is what the caller has to hear.
+            doubtful = event(named, f"by {by}, outcome unknown")
+            with contextlib.suppress(AuditError):
+                await self._late.append([doubtful], deadline=self._deadline())
+            raise
+        # What found nothing to end may repeat a revocation whose event was lost with its process.
+        events = [event(session_id, f"by {by}") for session_id in revocation.ended]
+        events = events or [event(named, f"by {by}, nothing was alive")]
+        try:
+            await self._late.append(events, deadline=self._deadline())
+        except AuditError as error:
+            error.ended, error.freshness = revocation.ended, revocation.freshness
+            raise
         return revocation
 
-    async def _record_end(
-        self, user_id: str, revocation: Revocation, by: Actor, ip: str | None
-    ) -> None:
-        events = [
-            _event("session:revoke", user_id, session_id, by, ip) for session_id in revocation.ended
-        ]
-        if events:
-            await self._queue.append_many(events, deadline=self._deadline())
+    async def _take_back(self, user_id: str, session_id: str, ip: str | None) -> None:
+        """End a session whose login could not be recorded."""
+        self._late.keep([_event("session:revoke", user_id, session_id, "login not recorded", ip)])
+        # If this fails too, it is left to expire: nobody was given its tokens.
+        with contextlib.suppress(StoreError):
+            await self._open().revoke(user_id, session_id)
 
     def _require_user(self, claims: AccessClaims, user_id: str | None) -> None:
         if user_id is not None and user_id != claims.user_id:
@@ -251,7 +307,7 @@ class Admission:
         return asyncio.get_running_loop().time() + self._budget
 
 
-def _event(action: str, user_id: str, session_id: str, by: Actor, ip: str | None) -> AuditEvent:
+def _event(action: str, user_id: str, session_id: str, reason: str, ip: str | None) -> AuditEvent:
     return AuditEvent(
         id=new_event_id(),
         time=now(),
@@ -262,7 +318,7 @@ def _event(action: str, user_id: str, session_id: str, by: Actor, ip: str | None
         resource=session_id,
         context={},
         allow=True,
-        reason=f"by {by}",
+        reason=reason,
         ip=ip,
     )
 

@@ -43,7 +43,7 @@ from sark.sessions import AccessClaims, Sessions
 from sark.sessions.checks import SessionCheck
 from sark.sessions.hidden import HidesTokens
 from sark.sessions.scripts import CHECK_FRAGMENTS
-from sark.siem import AuditEvent, EventQueue, Refusals, new_event_id, now
+from sark.siem import AuditEvent, EventQueue, LateEvents, Refusals, new_event_id, now
 from sark.store import Argument, Deadline, Store, load_script
 
 __all__ = [
@@ -158,7 +158,10 @@ class Gateway:
         self.refusals = Refusals(store, queue.bounds)
         self.limiter = limiter
         self.budget = budget
-        self.admission = Admission(sessions, self.refusals, queue, store.hub, budget=budget)
+        self.late = LateEvents(queue, store.hub)
+        self.admission = Admission(
+            sessions, self.refusals, queue, self.late, store.hub, budget=budget
+        )
 
     async def authorize(self, request: Request, *, tier: str = "") -> Answer:
         """Decide a request, and record the answer before returning it.
