@@ -37,7 +37,7 @@ _BATCH_EXAMPLE = {
     ],
 }
 _ERRORS = {
-    "400": "The body is not JSON",
+    "400": "The body is not JSON, or there are several Authorization header fields",
     "401": "The service token is missing or wrong, or the user's token is not accepted",
     "403": "The access token is another user's",
     "413": "The body is too large",
@@ -47,6 +47,7 @@ _ERRORS = {
     "503": "State or audit is unavailable; Retry-After says when to ask again",
 }
 _ADMIN_ERRORS = {
+    "400": "There are several Authorization header fields",
     "401": "The admin token is missing or wrong",
     "403": "The service has no admin token",
     "503": "The refusal could not be recorded; Retry-After says when to ask again",

@@ -13,7 +13,7 @@ from sark.http.callers import Peer
 from sark.http.client_address import TrustedProxies
 from sark.http.credentials import (
     Credential,
-    bearer_of,
+    bearer_in,
     forbidden_without_admin_token,
     forbidden_without_tokens,
     looks_like_access_token,
@@ -73,7 +73,7 @@ class Service:
             HttpError: 401; recorded.
             AuditError: The refusal could not be recorded.
         """
-        token = bearer_of(request.headers.get("authorization"))
+        token = bearer_in(request)
         if token is None:
             if not self.caller.is_set:
                 return None
@@ -93,7 +93,7 @@ class Service:
         """Refuse whoever has no admin token; 403 when the service has none either."""
         if not self.admin.is_set:
             raise forbidden_without_admin_token()
-        if not self.admin.matches(bearer_of(request.headers.get("authorization"))):
+        if not self.admin.matches(bearer_in(request)):
             raise await self._refusal(request, "the admin token is missing or wrong")
 
     async def check_issuer(self, request: Request) -> Actor:
@@ -115,7 +115,7 @@ class Service:
         Raises:
             HttpError: There is none; recorded.
         """
-        token = bearer_of(request.headers.get("authorization"))
+        token = bearer_in(request)
         if token is None:
             raise await self._refusal(request, "the access token is missing")
         return token
@@ -145,21 +145,21 @@ class Service:
 
     async def check_owner(self, request: Request, user_id: str) -> Actor:
         """Refuse who is neither an administrator nor the user; errors as in ``check_user``."""
-        if self.admin.matches(bearer_of(request.headers.get("authorization"))):
+        if self.admin.matches(bearer_in(request)):
             return "admin"
         await self.check_user(request, user_id)
         return "user"
 
     def trusted(self, request: Request) -> Actor | None:
         """Tell whose token a caller has shown; None when it is none that is trusted."""
-        token = bearer_of(request.headers.get("authorization"))
+        token = bearer_in(request)
         if self.caller.matches(token):
             return "service"
         return "admin" if self.admin.matches(token) else None
 
     async def _refusal(self, request: Request, detail: str) -> HttpError:
         """Record that a caller is refused; returns the 401 answer."""
-        token_given = bearer_of(request.headers.get("authorization")) is not None
+        token_given = bearer_in(request) is not None
         peer = self.proxies.client_address(request.scope) or "unknown"
         event_id = await self.runtime.gateway.refuse_unauthenticated(peer, request.url.path)
         return unauthenticated(detail, token_given=token_given, decision_id=event_id)
