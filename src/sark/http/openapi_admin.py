@@ -24,6 +24,7 @@ _ERRORS = {
     "400": "There are several Authorization header fields",
     "401": "The admin token is missing or wrong",
     "403": "The service has no admin token",
+    "429": "The address is refused too often; Retry-After says when to ask again",
     "503": "Nothing was done, or it may not last: ask again; Retry-After says when",
 }
 _UNUSABLE = {"422": "What the path or the body names is not usable"}

@@ -28,6 +28,7 @@ SECURITY_SCHEMES: Schema = {
 }
 
 _UNAVAILABLE = "State or audit is unavailable, or what was done may not last; ask again"
+_LIMITED = "The user does this too often, or the address is refused too often"
 _NOT_ACCEPTED = "The access token is missing or not accepted; `code` says why"
 _BODY = {
     "400": "The body is not JSON, or there are several Authorization header fields",
@@ -97,7 +98,7 @@ def complete(document: Schema) -> None:
     paths = document["paths"]
     for (path, method, status, text, _, errors), schema in zip(_ROUTES, references, strict=True):
         operation = paths[path][method]
-        said = {**errors, "503": _UNAVAILABLE}
+        said = {**errors, "429": _LIMITED, "503": _UNAVAILABLE}
         operation["responses"] = {
             status: {"description": text, "content": {"application/json": {"schema": schema}}},
             **{code: _problem(description) for code, description in sorted(said.items())},

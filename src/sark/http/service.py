@@ -124,12 +124,21 @@ class Service:
         """Tell where a request comes from, as its connection and trusted proxies say."""
         return Peer.of(request, self.proxies.client_address(request.scope))
 
-    async def check_user(self, request: Request, user_id: str | None = None) -> AccessClaims:
+    async def check_user(
+        self,
+        request: Request,
+        user_id: str | None = None,
+        *,
+        action: str = "",
+        deadline: float | None = None,
+    ) -> AccessClaims:
         """Refuse who shows no access token of a living session.
 
         Args:
             request: The request.
             user_id: Whose token it has to be; None accepts anybody's.
+            action: As in ``Admission.authenticate``.
+            deadline: Likewise.
 
         Raises:
             HttpError: There is none; recorded.
@@ -141,13 +150,17 @@ class Service:
             user_id=user_id,
             ip=peer.ip,
             user_agent=peer.user_agent,
+            action=action,
+            deadline=deadline,
         )
 
-    async def check_owner(self, request: Request, user_id: str) -> Actor:
-        """Refuse who is neither an administrator nor the user; errors as in ``check_user``."""
+    async def check_owner(
+        self, request: Request, user_id: str, *, action: str = "", deadline: float | None = None
+    ) -> Actor:
+        """Refuse who is neither an administrator nor the user; as ``check_user``."""
         if self.admin.matches(bearer_in(request)):
             return "admin"
-        await self.check_user(request, user_id)
+        await self.check_user(request, user_id, action=action, deadline=deadline)
         return "user"
 
     def trusted(self, request: Request) -> Actor | None:
@@ -161,7 +174,9 @@ class Service:
         """Record that a caller is refused; returns the 401 answer."""
         token_given = bearer_in(request) is not None
         peer = self.proxies.client_address(request.scope) or "unknown"
-        event_id = await self.runtime.gateway.refuse_unauthenticated(peer, request.url.path)
+        event_id = await self.runtime.gateway.refuse_unauthenticated(
+            peer, request.url.path, charged=self.proxies.identity(request.scope)
+        )
         return unauthenticated(detail, token_given=token_given, decision_id=event_id)
 
 

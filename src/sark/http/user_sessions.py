@@ -8,6 +8,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from sark.admission import READ
 from sark.errors import InvalidRequestError
 from sark.http.problems import HttpError, Problem
 from sark.http.service import ServiceOf
@@ -44,11 +45,12 @@ class SessionList(msgspec.Struct, frozen=True):
 async def read(request: Request, service: ServiceOf) -> Response:
     """For administrators and the user."""
     user_id, session_id = user_session_of(request.scope["raw_path"])
-    await service.check_owner(request, user_id)
+    deadline = service.deadline
+    await service.check_owner(request, user_id, action=READ, deadline=deadline)
     sessions = service.runtime.sessions
     if session_id is None:
-        return private_json(SessionList([*await sessions.list(user_id, deadline=service.deadline)]))
-    found = await sessions.get(user_id, session_id, deadline=service.deadline)
+        return private_json(SessionList([*await sessions.list(user_id, deadline=deadline)]))
+    found = await sessions.get(user_id, session_id, deadline=deadline)
     if found is None:
         detail = "the user has no living session of this id"
         raise HttpError(Problem("urn:sark:problem:no-session", "No such session", 404, detail))
