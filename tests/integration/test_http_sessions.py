@@ -292,6 +292,7 @@ async def test_the_current_session_needs_its_token(
             problem = await assert_problem(response, 401, "unauthenticated")
             given = response.headers["WWW-Authenticate"]
         assert problem["decision_id"]
+        assert "a user's access token" in problem["detail"]
         assert given == challenge if challenge else 'error="invalid_token"' in given
 
 
@@ -328,9 +329,10 @@ async def test_nobody_reaches_anothers(
         async with http.request(method, path, headers=bearer(other["access_token"])) as response:
             problem = await assert_problem(response, 403, "other-user")
             assert problem["decision_id"]
-        for headers in ({}, bearer("x"), TRUSTED):
+        for headers in ({}, bearer("x"), {"Authorization": "Basic x"}):
             async with http.request(method, path, headers=headers) as response:
-                await assert_problem(response, 401, "unauthenticated")
+                problem = await assert_problem(response, 401, "unauthenticated")
+            assert "the admin or service token, or the user's access token" in problem["detail"]
     assert (await ask(http, victim["access_token"]))[0] == 200
 
 
@@ -354,6 +356,22 @@ async def test_an_administrator_sees_and_ends_anybodys(
     assert events_of(service, "managed")[-1] == (
         *("session", "session:revoke", "*", "by admin, nothing was alive"),
     )
+
+
+async def test_who_begins_sessions_ends_them(
+    service: SarkService, http: aiohttp.ClientSession
+) -> None:
+    grants = [await issue(http, "reset") for _ in range(3)]
+    path = "/v1/users/reset/sessions"
+    assert len((await call(http, "GET", path, TRUSTED))[1]["sessions"]) == 3
+    one = f"{path}/{grants[0]['session_id']}"
+    assert (await call(http, "GET", one, TRUSTED))[1]["session_id"] == grants[0]["session_id"]
+    assert (await call(http, "DELETE", one, TRUSTED))[1]["ended"] == [grants[0]["session_id"]]
+    assert len((await call(http, "DELETE", path, TRUSTED))[1]["ended"]) == 2
+    for grant in grants:
+        assert (await ask(http, grant["access_token"]))[1]["code"] == "ended"
+    ends = [event for event in events_of(service, "reset") if event[1] == "session:revoke"]
+    assert [event[3] for event in ends] == ["by service"] * 3
 
 
 @pytest.mark.parametrize(

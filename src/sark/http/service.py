@@ -29,6 +29,8 @@ from sark.sessions import AccessClaims
 
 __all__ = ["Service", "ServiceOf", "require_admin"]
 
+_OWNER = "the admin or service token, or the user's access token"
+
 
 @dataclass(frozen=True, slots=True)
 class Service:
@@ -109,15 +111,21 @@ class Service:
             raise await self._refusal(request, "the service or admin token is missing or wrong")
         return actor
 
-    async def access_token(self, request: Request) -> str:
+    async def access_token(self, request: Request, expected: str = "a user's access token") -> str:
         """Take the bearer token, which is not verified yet.
 
+        Args:
+            request: The request.
+            expected: What the route takes, for a message.
+
         Raises:
-            HttpError: There is none; recorded.
+            HttpError: There is none that could be an access token; recorded.
         """
         token = bearer_in(request)
         if token is None:
-            raise await self._refusal(request, "the access token is missing")
+            raise await self._refusal(request, f"{expected} is missing")
+        if not looks_like_access_token(token) or self.trusted(request) is not None:
+            raise await self._refusal(request, f"the bearer token is not {expected}")
         return token
 
     def peer(self, request: Request) -> Peer:
@@ -157,11 +165,13 @@ class Service:
     async def check_owner(
         self, request: Request, user_id: str, *, action: str = "", deadline: float | None = None
     ) -> Actor:
-        """Refuse who is neither an administrator nor the user; as ``check_user``."""
-        if self.admin.matches(bearer_in(request)):
-            return "admin"
-        await self.check_user(request, user_id, action=action, deadline=deadline)
-        return "user"
+        """Refuse who is neither trusted nor the user; as ``check_user``."""
+        actor = self.trusted(request)
+        if actor is None:
+            await self.access_token(request, _OWNER)
+            await self.check_user(request, user_id, action=action, deadline=deadline)
+            actor = "user"
+        return actor
 
     def trusted(self, request: Request) -> Actor | None:
         """Tell whose token a caller has shown; None when it is none that is trusted."""

@@ -1,4 +1,7 @@
-"""Routes of one user's sessions: for administrators, and for the user's own access token."""
+"""Routes of one user's sessions: for trusted callers, and for the user's own access token.
+
+Who begins sessions has to be able to end them, after a reset of a password for instance.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ __all__ = ["SessionList", "router"]
 ALL_PATH = "/v1/users/{user_id:path}/sessions"
 ONE_PATH = "/v1/users/{user_id:path}/sessions/{session_id}"
 EXCEPT = "except"
-_OWNER: dict[str, Any] = {"security": [{"bearer": []}, {"user": []}]}
+_OWNER: dict[str, Any] = {"security": [{"bearer": []}, {"service": []}, {"user": []}]}
 
 router = APIRouter(tags=["sessions"])
 
@@ -43,7 +46,7 @@ class SessionList(msgspec.Struct, frozen=True):
 @router.get(ALL_PATH, openapi_extra=_OWNER, summary="List a user's sessions")
 @router.get(ONE_PATH, openapi_extra=_OWNER, summary="Tell one session of a user")
 async def read(request: Request, service: ServiceOf) -> Response:
-    """For administrators and the user."""
+    """For trusted callers and the user."""
     user_id, session_id = user_session_of(request.scope["raw_path"])
     deadline = service.deadline
     await service.check_owner(request, user_id, action=READ, deadline=deadline)
@@ -60,7 +63,7 @@ async def read(request: Request, service: ServiceOf) -> Response:
 @router.delete(ALL_PATH, openapi_extra=_OWNER, summary="End a user's sessions")
 @router.delete(ONE_PATH, openapi_extra=_OWNER, summary="End one session of a user")
 async def end(request: Request, service: ServiceOf) -> Response:
-    """For administrators and the user."""
+    """For trusted callers and the user."""
     user_id, session_id = user_session_of(request.scope["raw_path"])
     actor = await service.check_owner(request, user_id)
     spared = _spared(request, allowed=session_id is None)
