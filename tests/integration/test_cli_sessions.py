@@ -13,11 +13,12 @@ from unittest.mock import patch
 
 import pytest
 
+from sark.sessions import SessionRules
 from tests.support.gateways import queued
 from tests.support.http_sessions import SERVICE_TOKEN, TRUSTED, call, issue
 from tests.support.servers import ValkeyServer
 from tests.support.service import SarkService, call_sark, http_client
-from tests.support.sessions import BROWSER, open_sessions
+from tests.support.sessions import BROWSER, open_sessions, outside_token
 from tests.support.sessions import log_in as begin_session
 
 
@@ -130,6 +131,7 @@ def test_statistics(service: SarkService) -> None:
     assert (code, err) == (0, "")
     for label in ("logins", "refreshed", "refused", "ended early", "in Valkey", "users"):
         assert label in out
+    assert "bytes each without index and tokens" in out
     code, out, _ = sark(service, "sessions", "stats", "--json")
     assert json.loads(out)["refreshed"] >= 1
 
@@ -155,7 +157,17 @@ def test_with_valkey_url_no_service_has_to_run(server: ValkeyServer, tmp_path: P
         ended = call_sark("sessions", *arguments, **settings, **more)
         return ended.returncode, ended.stdout, ended.stderr
 
+    async def adopt() -> None:
+        rules = SessionRules(adopt=True)
+        async with open_sessions(server.url, rules) as sessions:
+            await sessions.authenticate(outside_token("eve"))
+
+    asyncio.run(adopt())
+    (eve,) = json.loads(run("list", "eve", "--json")[1])
+    assert "yes" in run("list", "eve")[1]
+    assert "yes" in run("show", "eve", eve["session_id"])[1]
     ids = asyncio.run(begin())
+    assert "yes" not in run("list", "ann")[1]
     code, out, err = run("list", "ann", "--json")
     assert (code, err) == (0, "")
     assert [each["session_id"] for each in json.loads(out)] == ids[::-1]
