@@ -32,11 +32,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SarkService]:
 
 @pytest.fixture(scope="module")
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SarkService]:
-    """A service that binds sessions, refuses logins beyond the cap and grants no grace."""
+    """A service that binds sessions, refuses logins beyond the cap, grants no grace, and believes
+    no user's context."""
     with SarkService(
         tmp_path_factory.mktemp("strict"),
         SARK_SERVICE_TOKEN=SERVICE_TOKEN,
         SARK_SESSION_BIND="both",
+        SARK_USER_CONTEXT="false",
         SARK_SESSION_CAP=CAP,
         SARK_SESSION_CAP_POLICY="refuse",
         SARK_REFRESH_GRACE=0,
@@ -518,3 +520,23 @@ async def test_a_login_has_to_say_what_sessions_are_bound_to(strict: SarkService
                 http, "POST", "/v1/sessions", TRUSTED, {"user_id": "ann", **fields}
             )
             assert (status, problem["field"]) == (422, field)
+
+
+async def test_the_context_of_users_can_be_refused(strict: SarkService) -> None:
+    context = {"context": {"allow": True}}
+    one = {"action": "context", "resource": "r"}
+    plain: dict[str, Any] = {"action": "x:read", "resource": "r"}
+    async with http_client(strict) as http:
+        grant = await issue(http, "talker", **HOME)
+        mine = {**bearer(grant["access_token"]), **MINE}
+        status, problem = await call(http, "POST", "/v1/authorize", mine, {**one, **context})
+        assert (status, problem["field"]) == (422, "context")
+        batch = {"questions": [plain, {**one, **context}]}
+        status, problem = await call(http, "POST", "/v1/authorize/batch", mine, batch)
+        assert (status, problem["field"]) == (422, "questions[1].context")
+        assert (await call(http, "POST", "/v1/authorize", mine, plain))[0] == 200
+        assert (await call(http, "POST", "/v1/authorize", mine, {**plain, "context": {}}))[0] == 200
+        # A trusted caller is believed.
+        trusted = {**one, **context, "access_token": grant["access_token"], **HOME}
+        status, answer = await call(http, "POST", "/v1/authorize", TRUSTED, trusted)
+        assert (status, answer["allow"]) == (200, True)

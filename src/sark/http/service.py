@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from sark.admission import Actor
-from sark.http.callers import Peer
+from sark.http.callers import Peer, R, ask_as_user
 from sark.http.client_address import TrustedProxies
 from sark.http.credentials import (
     Credential,
@@ -131,6 +131,11 @@ class Service:
     def peer(self, request: Request) -> Peer:
         """Tell where a request comes from, as its connection and trusted proxies say."""
         return Peer.of(request, self.proxies.client_address(request.scope))
+
+    def as_user(self, request: Request, asked: R, access_token: str) -> R:
+        """Put what is known of a user in the place of what the user says; see ``ask_as_user``."""
+        allowed = self.runtime.settings.user_context
+        return ask_as_user(asked, access_token, self.peer(request), may_name_context=allowed)
 
     async def check_user(
         self,
