@@ -5,26 +5,50 @@ within a minute is an event, accepted before the answer leaves; its repeats are 
 that could not be verified speaks for nobody, so its refusals belong to the address that sent it.
 A copied refresh token ends its session, so each is an event of its own.
 
-Logins and ends of sessions are events too: one for each session that began or ended. Refreshes
-that succeed are not, nor are revocations that found nothing to end.
+Who guesses is limited: a refusal is charged to the address that it came from, and 429 takes its
+place when that is over its limit. So are refreshes, to their address, and what users read of their
+sessions, to them and their address. Ends are not: nobody's flood keeps anybody from logging out.
+
+Logins and ends of sessions are events too: one for each session that began or ended, and one for a
+revocation that found nothing to end, since it may repeat one whose event was lost. Refreshes that
+succeed are not.
+
+A login that can't be recorded is taken back. An end that can't be recorded stays: a full queue must
+not keep a stolen token alive. Its event waits in this process, and whoever asked is told.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Awaitable, Sequence
 from typing import Literal
 
-from sark.errors import InvalidRequestError, SessionError, UserMismatchError
+from sark.errors import (
+    AuditError,
+    InvalidRequestError,
+    LimitExceededError,
+    SessionCapError,
+    SessionEndedError,
+    SessionError,
+    StoreError,
+    UserMismatchError,
+)
 from sark.events import Hub
+from sark.ratelimit import Identity, RateLimiter, canonical_ip
 from sark.sessions import AccessClaims, Grant, Revocation, Session, Sessions
 from sark.sessions.checks import NO_CHECK, SessionCheck
 from sark.sessions.verdicts import error_of, refused
-from sark.siem import AuditEvent, EventQueue, Refusals, new_event_id, now
+from sark.siem import AuditEvent, EventQueue, LateEvents, Refusals, new_event_id, now
 
 __all__ = ["UNVERIFIED", "Actor", "Admission"]
 
 REFUSALS_WINDOW_SECONDS = 60
 UNVERIFIED = "unverified"
+AUTHENTICATE, REFRESH, READ = "session:authenticate", "session:refresh", "session:read"
+"""What the limits are asked about; rules may name it."""
+ALL_SESSIONS = "*"
+"""What an event names when all sessions were to end, and none was alive."""
 
 Actor = Literal["user", "admin", "service"]
 """Who began or ended a session, for the audit event."""
@@ -36,7 +60,9 @@ class Admission:
     Args:
         sessions: The sessions; without them no token is accepted.
         refusals: Records who was refused.
-        queue: Takes the other audit events.
+        queue: Takes the events of logins.
+        late: Takes the events of what has ended already.
+        limiter: Limits who guesses tokens, and what is done with sessions.
         hub: Where events go.
         budget: Seconds for the round trips of one call.
     """
@@ -44,15 +70,19 @@ class Admission:
     def __init__(
         self,
         sessions: Sessions | None,
+        *,
         refusals: Refusals,
         queue: EventQueue,
+        late: LateEvents,
+        limiter: RateLimiter,
         hub: Hub,
-        *,
         budget: float,
     ) -> None:
         self._sessions = sessions
+        self._limiter = limiter
         self._refusals = refusals
         self._queue = queue
+        self._late = late
         self._hub = hub
         self._budget = budget
 
@@ -63,10 +93,12 @@ class Admission:
         user_id: str | None,
         ip: str | None,
         user_agent: str | None,
+        deadline: float,
     ) -> AccessClaims:
         """Verify an access token, and that it speaks for the user whom its request names, if any.
 
         No I/O, unless it is an outside issuer's and begins a session; see ``Sessions.adopt``.
+        ``deadline`` is on the event loop's clock, in seconds.
 
         Raises:
             InvalidRequestError: It is no string, or there are no sessions here.
@@ -81,7 +113,10 @@ class Admission:
         claims = await sessions.checks.verify(access_token)
         self._require_user(claims, user_id)
         if claims.outside:
-            await sessions.adopt(claims, ip=ip, user_agent=user_agent, deadline=self._deadline())
+            try:
+                await sessions.adopt(claims, ip=ip, user_agent=user_agent, deadline=deadline)
+            except SessionCapError as error:
+                raise _never_began(error) from None
         return claims
 
     def prepare(
@@ -100,20 +135,80 @@ class Admission:
             self._sessions.checks.judge(user_id, verdict)
 
     async def record(self, error: SessionError, event: AuditEvent, deadline: float) -> None:
-        """Record a refusal, and note the event's id in the error.
+        """Record a refusal, and note the event's id in the error; charge where it came from.
 
         Raises:
+            LimitExceededError: That address is refused too often; recorded.
             AuditError: It could not be recorded.
+            StoreError: The server did not answer, and limits are to be closed then.
         """
+        if event.ip is not None:
+            await self.charge(
+                [("ip", event.ip)], action=AUTHENTICATE, ip=event.ip, deadline=deadline
+            )
+        await self._record(error, event, deadline)
+
+    async def _record(self, error: SessionError, event: AuditEvent, deadline: float) -> None:
+        """Record a refusal; if it ended a session and can't be recorded, its event waits."""
         identity = f"user:{error.user_id}" if error.user_id else f"ip:{event.ip or UNVERIFIED}"
         # A refusal that ended a session stands for itself: it happens but once.
         window = f"{event.reason}:{identity}" + (f":{error.session_id}" if error.session_id else "")
-        error.decision_id = await self._refusals.record(
-            window,
+        try:
+            error.decision_id = await self._refusals.record(
+                window,
+                event,
+                identity=identity,
+                seconds_left=REFUSALS_WINDOW_SECONDS,
+                deadline=deadline,
+            )
+        except AuditError:
+            if error.session_id:
+                # Asked again, the session has ended already: nobody else would raise the alarm.
+                self._late.keep([event])
+            raise
+
+    async def charge(
+        self,
+        identities: Sequence[Identity],
+        *,
+        action: str,
+        ip: str | None,
+        deadline: float,
+        tier: str = "",
+    ) -> None:
+        """Charge something that is done with sessions or tokens against the rate limits.
+
+        Args:
+            identities: Who does it.
+            action: What; selects rules as actions of requests do.
+            ip: Where it comes from, for the audit event.
+            deadline: On the event loop's clock, in seconds.
+            tier: The user's plan.
+
+        Raises:
+            LimitExceededError: A limit refuses; recorded.
+            AuditError: The refusal could not be recorded.
+            StoreError: The server did not answer, and limits are to be closed then.
+        """
+        charge = await self._limiter.check(identities, action=action, tier=tier, deadline=deadline)
+        if charge.refused is None:
+            return
+        kind, identity = charge.refused
+        user_id = identity if kind == "user" else ""
+        event = _refused(action, user_id, "", f"rate_limit:{kind}", ip)
+        recorded_as = await self._refusals.record(
+            charge.name,
             event,
-            identity=identity,
-            seconds_left=REFUSALS_WINDOW_SECONDS,
+            identity=f"{kind}:{identity}",
+            seconds_left=charge.refused_for,
             deadline=deadline,
+        )
+        raise LimitExceededError(
+            kind,
+            retry_after=charge.retry_after,
+            limits=charge.states,
+            decision_id=recorded_as,
+            policy=charge.policy,
         )
 
     async def create(
@@ -129,9 +224,11 @@ class Admission:
         """Begin a session; as ``Sessions.create``, but recorded.
 
         Raises:
-            AuditError: It could not be recorded; the session is left to expire.
+            AuditError: It could not be recorded; there is no session.
         """
         deadline = self._deadline()
+        # A login that can't be recorded must not end the oldest session to make room.
+        await self._queue.require_room(deadline=deadline)
         try:
             grant = await self._open().create(
                 user_id,
@@ -142,10 +239,15 @@ class Admission:
                 deadline=deadline,
             )
         except SessionError as error:
-            await self.record(error, _refusal("session:create", error, ip), self._deadline())
+            await self._record(error, _refusal("session:create", error, ip), deadline)
             raise
-        event = _event("session:create", user_id, grant.session_id, by, ip)
-        await self._queue.append(event, deadline=deadline)
+        event = _event("session:create", user_id, grant.session_id, f"by {by}", ip)
+        try:
+            await self._queue.append(event, deadline=deadline)
+        except BaseException:
+            # Nobody will hold its tokens, so it must not count; also when the caller has gone.
+            await asyncio.shield(self._take_back(user_id, grant.session_id, ip))
+            raise
         return grant
 
     async def authenticate(
@@ -155,6 +257,8 @@ class Admission:
         user_id: str | None = None,
         ip: str | None = None,
         user_agent: str | None = None,
+        action: str = "",
+        deadline: float | None = None,
     ) -> AccessClaims:
         """Accept an access token alone; as ``Sessions.authenticate``, but refusals are recorded.
 
@@ -163,31 +267,45 @@ class Admission:
             user_id: Whose it has to be; None accepts anybody's.
             ip: Where it comes from.
             user_agent: What it comes with.
+            action: What it is to be used for, which is charged to the user and the address; empty
+                charges nothing.
+            deadline: On the event loop's clock, in seconds; left out, now plus the budget.
 
         Raises:
             UserMismatchError: It is another user's.
+            LimitExceededError: The user does this too often, or the address is refused too often.
             AuditError: A refusal could not be recorded.
         """
-        deadline = self._deadline()
+        if deadline is None:
+            deadline = self._deadline()
         try:
-            claims = await self._open().authenticate(
-                access_token, ip=ip, user_agent=user_agent, deadline=deadline
-            )
+            try:
+                claims = await self._open().authenticate(
+                    access_token, ip=ip, user_agent=user_agent, deadline=deadline
+                )
+            except SessionCapError as error:
+                raise _never_began(error) from None
             self._require_user(claims, user_id)
         except SessionError as error:
-            await self.record(error, _refusal("session:authenticate", error, ip), self._deadline())
+            await self.record(error, _refusal(AUTHENTICATE, error, ip), deadline)
             raise
+        if action:
+            who = self._limiter.identities(claims.user_id, ip, None)
+            await self.charge(who, action=action, ip=ip, deadline=deadline, tier=claims.tier)
         return claims
 
     async def session(
         self, access_token: str, *, ip: str | None = None, user_agent: str | None = None
     ) -> Session:
         """Read the session of an access token; errors as in ``authenticate``."""
-        claims = await self.authenticate(access_token, ip=ip, user_agent=user_agent)
-        found = await self._open().get(claims.user_id, claims.session_id, deadline=self._deadline())
+        deadline = self._deadline()
+        claims = await self.authenticate(
+            access_token, ip=ip, user_agent=user_agent, action=READ, deadline=deadline
+        )
+        found = await self._open().get(claims.user_id, claims.session_id, deadline=deadline)
         if found is None:  # it has ended since the check
             error = refused(self._hub, error_of("ended"), claims.user_id)
-            await self.record(error, _refusal("session:authenticate", error, ip), self._deadline())
+            await self.record(error, _refusal(AUTHENTICATE, error, ip), deadline)
             raise error
         return found
 
@@ -197,15 +315,19 @@ class Admission:
         """Trade a refresh token; as ``Sessions.refresh``, but refusals are recorded.
 
         Raises:
+            LimitExceededError: The address does this too often; nothing was traded.
             AuditError: A refusal could not be recorded.
         """
         deadline = self._deadline()
+        if ip is not None:
+            ip = canonical_ip(ip)
+            await self.charge([("ip", ip)], action=REFRESH, ip=ip, deadline=deadline)
         try:
             return await self._open().refresh(
                 refresh_token, ip=ip, user_agent=user_agent, deadline=deadline
             )
         except SessionError as error:
-            await self.record(error, _refusal("session:refresh", error, ip), self._deadline())
+            await self._record(error, _refusal(REFRESH, error, ip), deadline)
             raise
 
     async def revoke(
@@ -214,28 +336,54 @@ class Admission:
         """End one session; as ``Sessions.revoke``, but recorded.
 
         Raises:
-            AuditError: It has ended, but that could not be recorded.
+            AuditError: It has ended, but that could not be recorded yet; tells what has ended.
+            StoreError: It may not have ended, or may come back after a crash; ask again.
         """
-        revocation = await self._open().revoke(user_id, session_id)
-        await self._record_end(user_id, revocation, by, ip)
-        return revocation
+        ending = self._open().revoke(user_id, session_id)
+        return await self._end(user_id, session_id, ending, by, ip)
 
     async def revoke_user(
         self, user_id: str, *, except_session: str | None = None, by: Actor, ip: str | None = None
     ) -> Revocation:
         """End all sessions of a user, or all but one; as ``revoke``."""
-        revocation = await self._open().revoke_user(user_id, except_session=except_session)
-        await self._record_end(user_id, revocation, by, ip)
+        ending = self._open().revoke_user(user_id, except_session=except_session)
+        return await self._end(user_id, ALL_SESSIONS, ending, by, ip)
+
+    async def _end(
+        self,
+        user_id: str,
+        named: str,
+        ending: Awaitable[Revocation],
+        by: Actor,
+        ip: str | None,
+    ) -> Revocation:
+        def event(session_id: str, reason: str) -> AuditEvent:
+            return _event("session:revoke", user_id, session_id, reason, ip)
+
+        try:
+            revocation = await ending
+        except StoreError:
+            # It may have ended all the same. That it isn't known is what the caller has to hear.
+            doubtful = event(named, f"by {by}, outcome unknown")
+            with contextlib.suppress(AuditError):
+                await self._late.append([doubtful], deadline=self._deadline())
+            raise
+        # What found nothing to end may repeat a revocation whose event was lost with its process.
+        events = [event(session_id, f"by {by}") for session_id in revocation.ended]
+        events = events or [event(named, f"by {by}, nothing was alive")]
+        try:
+            await self._late.append(events, deadline=self._deadline())
+        except AuditError as error:
+            error.ended, error.freshness = revocation.ended, revocation.freshness
+            raise
         return revocation
 
-    async def _record_end(
-        self, user_id: str, revocation: Revocation, by: Actor, ip: str | None
-    ) -> None:
-        events = [
-            _event("session:revoke", user_id, session_id, by, ip) for session_id in revocation.ended
-        ]
-        if events:
-            await self._queue.append_many(events, deadline=self._deadline())
+    async def _take_back(self, user_id: str, session_id: str, ip: str | None) -> None:
+        """End a session whose login could not be recorded."""
+        self._late.keep([_event("session:revoke", user_id, session_id, "login not recorded", ip)])
+        # If this fails too, it is left to expire: nobody was given its tokens.
+        with contextlib.suppress(StoreError):
+            await self._open().revoke(user_id, session_id)
 
     def _require_user(self, claims: AccessClaims, user_id: str | None) -> None:
         if user_id is not None and user_id != claims.user_id:
@@ -251,7 +399,7 @@ class Admission:
         return asyncio.get_running_loop().time() + self._budget
 
 
-def _event(action: str, user_id: str, session_id: str, by: Actor, ip: str | None) -> AuditEvent:
+def _event(action: str, user_id: str, session_id: str, reason: str, ip: str | None) -> AuditEvent:
     return AuditEvent(
         id=new_event_id(),
         time=now(),
@@ -262,22 +410,33 @@ def _event(action: str, user_id: str, session_id: str, by: Actor, ip: str | None
         resource=session_id,
         context={},
         allow=True,
-        reason=f"by {by}",
+        reason=reason,
         ip=ip,
     )
 
 
 def _refusal(action: str, error: SessionError, ip: str | None) -> AuditEvent:
+    return _refused(action, error.user_id, error.session_id, f"session:{error.code}", ip)
+
+
+def _refused(action: str, user_id: str, session_id: str, reason: str, ip: str | None) -> AuditEvent:
     return AuditEvent(
         id=new_event_id(),
         time=now(),
         type="refusal",
         policy="",
-        user_id=error.user_id,
+        user_id=user_id,
         action=action,
-        resource=error.session_id,
+        resource=session_id,
         context={},
         allow=False,
-        reason=f"session:{error.code}",
+        reason=reason,
         ip=ip,
     )
+
+
+def _never_began(error: SessionCapError) -> SessionEndedError:
+    """Tell who shows an outside token, and logs in nowhere, that its session found no place."""
+    refusal = SessionEndedError(error.code, error.reason)
+    refusal.user_id = error.user_id
+    return refusal

@@ -113,15 +113,15 @@ async def authorize_many(gateway: Gateway, batch: BatchRequest, *, tier: str = "
         AuditError: Not every answer could be recorded, so none may be given.
     """
     started = perf_counter()
-    batch, claims = await _identify(gateway, batch)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + gateway.budget
+    batch, claims = await _identify(gateway, batch, deadline)
     requests, questions, identities = _check(gateway, batch)
     actions = [question.action for question in questions]
     tier = tier if claims is None else claims.tier
     charged = gateway.limiter.plan_many(identities, actions, tier=tier)
     decisions = gateway.decisions
     plan = decisions.plan(batch.consistency, batch.freshness)
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + gateway.budget
     fast = plan.consistency == "fast"
     glances = [decisions.glance(question, use_entry=fast) for question in questions]
     if charged.denied is not None:
@@ -155,7 +155,7 @@ async def authorize_many(gateway: Gateway, batch: BatchRequest, *, tier: str = "
 
 
 async def _identify(
-    gateway: Gateway, batch: BatchRequest
+    gateway: Gateway, batch: BatchRequest, deadline: float
 ) -> tuple[BatchRequest, AccessClaims | None]:
     """Verify the batch's token, if it has one, and take its user from there."""
     if batch.access_token is None:
@@ -166,12 +166,12 @@ async def _identify(
             user_id=batch.user_id,
             ip=batch.ip,
             user_agent=batch.user_agent,
+            deadline=deadline,
         )
     except SessionError as error:
         user_id = UNVERIFIED if batch.user_id is None else batch.user_id
         named = replace(batch, user_id=user_id)
         requests, questions, _ = _check(gateway, named)  # what is malformed too is not recorded
-        deadline = asyncio.get_running_loop().time() + gateway.budget
         await gateway.refuse_session(requests[0], questions[0], error, deadline)
         raise
     return replace(batch, user_id=claims.user_id), claims

@@ -252,11 +252,15 @@ class AuditError(SarkError):
 
     Attributes:
         retry_after: Seconds after which asking again makes sense.
+        ended: Where an end of sessions could not be recorded: those that have ended all the same.
+        freshness: Likewise: makes later requests at least as fresh. Empty when nothing was done.
     """
 
     def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.ended: tuple[str, ...] = ()
+        self.freshness = ""
 
 
 class QueueFullError(AuditError):

@@ -15,6 +15,7 @@ import msgspec
 
 __all__ = [
     "AuditAppended",
+    "AuditDropped",
     "AuditRefused",
     "CacheWriteFailed",
     "Decided",
@@ -273,6 +274,12 @@ class AuditRefused(Event, frozen=True):
 
     events: int
     reason: Literal["full", "unavailable"]
+
+
+class AuditDropped(Event, frozen=True):
+    """Events of what had happened already were given up: they are not in the audit queue."""
+
+    events: int
 
 
 class SessionCreated(Event, frozen=True):

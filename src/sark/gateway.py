@@ -24,7 +24,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec.structs import replace
 
-from sark.admission import UNVERIFIED, Admission
+from sark.admission import AUTHENTICATE, UNVERIFIED, Admission
 from sark.errors import (
     InvalidRequestError,
     LimitExceededError,
@@ -43,7 +43,7 @@ from sark.sessions import AccessClaims, Sessions
 from sark.sessions.checks import SessionCheck
 from sark.sessions.hidden import HidesTokens
 from sark.sessions.scripts import CHECK_FRAGMENTS
-from sark.siem import AuditEvent, EventQueue, Refusals, new_event_id, now
+from sark.siem import AuditEvent, EventQueue, LateEvents, Refusals, new_event_id, now
 from sark.store import Argument, Deadline, Store, load_script
 
 __all__ = [
@@ -157,7 +157,16 @@ class Gateway:
         self.refusals = Refusals(store, queue.bounds)
         self.limiter = limiter
         self.budget = budget
-        self.admission = Admission(sessions, self.refusals, queue, store.hub, budget=budget)
+        self.late = LateEvents(queue, store.hub)
+        self.admission = Admission(
+            sessions,
+            refusals=self.refusals,
+            queue=queue,
+            late=self.late,
+            limiter=limiter,
+            hub=store.hub,
+            budget=budget,
+        )
 
     async def authorize(self, request: Request, *, tier: str = "") -> Answer:
         """Decide a request, and record the answer before returning it.
@@ -171,19 +180,19 @@ class Gateway:
 
         Raises:
             InvalidRequestError: A field is unusable; nothing was charged or recorded.
-            SessionError: The access token isn't accepted; recorded, nothing was charged.
+            SessionError: The access token isn't accepted; recorded, charged to the address.
             LimitExceededError: A rate limit refused; recorded.
             StoreError: Valkey did not answer in time, so nothing was decided.
             AuditError: The answer could not be recorded, so it may not be given.
         """
         started = perf_counter()
-        claims = None
-        if request.access_token is not None:
-            request, claims = await self._identify(request)
-        question, identities = self.check(request)
-        plan = self.decisions.plan(request.consistency, request.freshness)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.budget
+        claims = None
+        if request.access_token is not None:
+            request, claims = await self._identify(request, deadline)
+        question, identities = self.check(request)
+        plan = self.decisions.plan(request.consistency, request.freshness)
         glance = self.decisions.glance(question, use_entry=plan.consistency == "fast")
         tier = tier if claims is None else claims.tier
         charged = self.limiter.plan(identities, action=request.action, tier=tier)
@@ -208,7 +217,7 @@ class Gateway:
         self.store.hub.emit(Decided(question.policy, outcome.allow, outcome.source, seconds))
         return answer_of(question, outcome, event, ttl, charge)
 
-    async def _identify(self, request: Request) -> tuple[Request, AccessClaims]:
+    async def _identify(self, request: Request, deadline: float) -> tuple[Request, AccessClaims]:
         """Verify a request's token, and take its user from there."""
         try:
             claims = await self.admission.identify(
@@ -216,12 +225,12 @@ class Gateway:
                 user_id=request.user_id,
                 ip=request.ip,
                 user_agent=request.user_agent,
+                deadline=deadline,
             )
         except SessionError as error:
             # What is malformed too is not recorded.
             user_id = UNVERIFIED if request.user_id is None else request.user_id
             question, _ = self.check(replace(request, user_id=user_id))
-            deadline = asyncio.get_running_loop().time() + self.budget
             await self.refuse_session(request, question, error, deadline)
             raise
         return replace(request, user_id=claims.user_id), claims
@@ -239,19 +248,27 @@ class Gateway:
         event = _event(request, question, user_id, allow=False, reason=reason, kind="refusal")
         await self.admission.record(error, event, deadline)
 
-    async def refuse_unauthenticated(self, peer: str, path: str) -> str:
-        """Record that a caller without valid credential was refused.
+    async def refuse_unauthenticated(
+        self, peer: str, path: str, *, charged: Identity | None = None
+    ) -> str:
+        """Record that a caller without valid credential was refused, and charge it.
 
         Args:
             peer: The caller's address; its refusals are recorded together for a minute.
             path: What it asked for.
+            charged: Whose rate limit counts it; left out, nobody's.
 
         Returns:
             The id of the audit event.
 
         Raises:
+            LimitExceededError: It is refused too often; recorded.
             AuditError: The refusal could not be recorded.
+            StoreError: The server did not answer, and limits are to be closed then.
         """
+        deadline = asyncio.get_running_loop().time() + self.budget
+        if charged is not None:
+            await self.admission.charge([charged], action=AUTHENTICATE, ip=peer, deadline=deadline)
         event = AuditEvent(
             id=new_event_id(),
             time=now(),
@@ -270,7 +287,7 @@ class Gateway:
             event,
             identity=f"ip:{peer}",
             seconds_left=UNAUTHENTICATED_WINDOW_SECONDS,
-            deadline=asyncio.get_running_loop().time() + self.budget,
+            deadline=deadline,
         )
 
     def check_policy(self, policy: str) -> None:

@@ -46,6 +46,7 @@ from sark.store.embedded.watch import keep_running
 __all__ = ["Runtime", "open_runtime"]
 
 REFUSALS_INTERVAL_SECONDS = 1.0
+LATE_INTERVAL_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +195,9 @@ async def open_runtime(
         near_limits = gateway.limiter.near
         await stack.enter_async_context(background(near_limits.flush_forever(), "sark-near-limits"))
         stack.push_async_callback(gateway.queue.close)
+        stack.push_async_callback(gateway.late.close)
+        late = gateway.late.append_forever(interval=LATE_INTERVAL_SECONDS)
+        await stack.enter_async_context(background(late, "sark-late-audit"))
         stack.push_async_callback(decisions.evaluations.close)
         if decisions.near is not None:
             decisions.near.start()

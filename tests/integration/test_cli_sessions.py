@@ -13,9 +13,13 @@ from unittest.mock import patch
 
 import pytest
 
+from sark.sessions import SessionRules
+from tests.support.gateways import queued
 from tests.support.http_sessions import SERVICE_TOKEN, TRUSTED, call, issue
+from tests.support.servers import ValkeyServer
 from tests.support.service import SarkService, call_sark, http_client
-from tests.support.sessions import BROWSER
+from tests.support.sessions import BROWSER, open_sessions, outside_token
+from tests.support.sessions import log_in as begin_session
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +131,7 @@ def test_statistics(service: SarkService) -> None:
     assert (code, err) == (0, "")
     for label in ("logins", "refreshed", "refused", "ended early", "in Valkey", "users"):
         assert label in out
+    assert "bytes each without index and tokens" in out
     code, out, _ = sark(service, "sessions", "stats", "--json")
     assert json.loads(out)["refreshed"] >= 1
 
@@ -135,6 +140,57 @@ def test_without_a_service_it_is_told(tmp_path: Path) -> None:
     ended = call_sark("sessions", "list", "ann", SARK_DATA_DIR=tmp_path)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert "no service runs on" in ended.stderr
+
+
+def test_with_valkey_url_no_service_has_to_run(server: ValkeyServer, tmp_path: Path) -> None:
+    settings: dict[str, object] = {
+        "VALKEY_URL": server.url,
+        "SARK_KEY_DIR": tmp_path / "keys",
+        "SARK_DATA_DIR": tmp_path,
+    }
+
+    async def begin() -> list[str]:
+        async with open_sessions(server.url) as sessions:
+            return [(await begin_session(sessions, "ann")).session_id for _ in range(5)]
+
+    def run(*arguments: str, **more: object) -> tuple[int, str, str]:
+        ended = call_sark("sessions", *arguments, **settings, **more)
+        return ended.returncode, ended.stdout, ended.stderr
+
+    async def adopt() -> None:
+        rules = SessionRules(adopt=True)
+        async with open_sessions(server.url, rules) as sessions:
+            await sessions.authenticate(outside_token("eve"))
+
+    asyncio.run(adopt())
+    (eve,) = json.loads(run("list", "eve", "--json")[1])
+    assert "yes" in run("list", "eve")[1]
+    assert "yes" in run("show", "eve", eve["session_id"])[1]
+    ids = asyncio.run(begin())
+    assert "yes" not in run("list", "ann")[1]
+    code, out, err = run("list", "ann", "--json")
+    assert (code, err) == (0, "")
+    assert [each["session_id"] for each in json.loads(out)] == ids[::-1]
+    assert ids[0] in run("list", "ann")[1]
+    assert "web" in run("show", "ann", ids[0])[1]
+    assert run("revoke", "ann", ids[0]) == (0, f"{ids[0]}\n", "")
+    told = "sark: No such session: the user has no living session of this id\n"
+    assert run("show", "ann", ids[0]) == (1, "", told)
+    code, out, _ = run("revoke", "ann", "--except", ids[4])
+    assert (code, set(out.split())) == (0, set(ids[1:4]))
+    recorded = [(event["resource"], event["reason"]) for event in queued(server)]
+    assert recorded[0] == (ids[0], "by admin")
+    assert {*recorded} == {(each, "by admin") for each in ids[:4]}
+    # A full queue doesn't keep a session alive, and isn't passed over.
+    code, out, err = run("revoke", "ann", "--all", SARK_SIEM_MAX_EVENTS=1)
+    assert (code, out) == (1, "")
+    assert err.startswith("sark: the sessions have ended, which is not recorded: the audit queue")
+    assert run("list", "ann") == (0, "no sessions\n", "")
+    code, out, _ = run("revoke", "ann", "--all", "--json")
+    assert json.loads(out)["ended"] == []
+    assert queued(server)[-1]["reason"] == "by admin, nothing was alive"
+    # Its figures are those of a process.
+    assert run("stats", SARK_ADMIN_TOKEN="admin-token-0123456789", SARK_PORT=1)[0] == 1
 
 
 def test_the_admin_token_has_to_be_right(service: SarkService) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from multidict import CIMultiDict
 from pydantic import SecretStr
 
 from sark.http.credentials import Credential, bearer_of
@@ -57,6 +58,32 @@ async def test_callers_without_it_are_refused(
     brought_token = authorization.startswith("Bearer ") and authorization != "Bearer "
     expected = 'Bearer realm="sark"' + (', error="invalid_token"' if brought_token else "")
     assert challenge == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/authorize"),
+        ("POST", "/v1/authorize/batch"),
+        ("POST", "/v1/sessions"),
+        ("POST", "/v1/sessions/refresh"),
+        ("GET", "/v1/sessions/current"),
+        ("DELETE", "/v1/users/u/sessions"),
+        ("GET", "/v1/status"),
+    ],
+)
+async def test_several_credentials_are_refused(
+    http: aiohttp.ClientSession, method: str, path: str
+) -> None:
+    given = [bearer(CALLER), bearer(ADMIN), bearer("wrong")]
+    for first in given:
+        for second in given:
+            headers = CIMultiDict([*first.items(), *second.items()])
+            body = {**REQUEST, "refresh_token": "x"} if method == "POST" else None
+            if path.endswith("refresh"):
+                body = {"refresh_token": "x"}
+            async with http.request(method, path, json=body, headers=headers) as response:
+                await assert_problem(response, 400, "malformed")
 
 
 async def test_refused_before_the_body_is_looked_at(http: aiohttp.ClientSession) -> None:

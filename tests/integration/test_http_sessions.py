@@ -32,11 +32,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SarkService]:
 
 @pytest.fixture(scope="module")
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SarkService]:
-    """A service that binds sessions, refuses logins beyond the cap and grants no grace."""
+    """A service that binds sessions, refuses logins beyond the cap, grants no grace, and believes
+    no user's context."""
     with SarkService(
         tmp_path_factory.mktemp("strict"),
         SARK_SERVICE_TOKEN=SERVICE_TOKEN,
         SARK_SESSION_BIND="both",
+        SARK_USER_CONTEXT="false",
         SARK_SESSION_CAP=CAP,
         SARK_SESSION_CAP_POLICY="refuse",
         SARK_REFRESH_GRACE=0,
@@ -292,6 +294,7 @@ async def test_the_current_session_needs_its_token(
             problem = await assert_problem(response, 401, "unauthenticated")
             given = response.headers["WWW-Authenticate"]
         assert problem["decision_id"]
+        assert "a user's access token" in problem["detail"]
         assert given == challenge if challenge else 'error="invalid_token"' in given
 
 
@@ -328,9 +331,10 @@ async def test_nobody_reaches_anothers(
         async with http.request(method, path, headers=bearer(other["access_token"])) as response:
             problem = await assert_problem(response, 403, "other-user")
             assert problem["decision_id"]
-        for headers in ({}, bearer("x"), TRUSTED):
+        for headers in ({}, bearer("x"), {"Authorization": "Basic x"}):
             async with http.request(method, path, headers=headers) as response:
-                await assert_problem(response, 401, "unauthenticated")
+                problem = await assert_problem(response, 401, "unauthenticated")
+            assert "the admin or service token, or the user's access token" in problem["detail"]
     assert (await ask(http, victim["access_token"]))[0] == 200
 
 
@@ -349,10 +353,27 @@ async def test_an_administrator_sees_and_ends_anybodys(
     ends = [event for event in events_of(service, "managed") if event[1] == "session:revoke"]
     assert {event[2] for event in ends} == {grant["session_id"] for grant in grants}
     assert {event[3] for event in ends} == {"by admin"}
-    # What found nothing to end is no event.
-    before = events_of(service, "managed")
+    # What found nothing to end may repeat one whose answer was lost.
     assert (await call(http, "DELETE", path, admin))[1]["ended"] == []
-    assert events_of(service, "managed") == before
+    assert events_of(service, "managed")[-1] == (
+        *("session", "session:revoke", "*", "by admin, nothing was alive"),
+    )
+
+
+async def test_who_begins_sessions_ends_them(
+    service: SarkService, http: aiohttp.ClientSession
+) -> None:
+    grants = [await issue(http, "reset") for _ in range(3)]
+    path = "/v1/users/reset/sessions"
+    assert len((await call(http, "GET", path, TRUSTED))[1]["sessions"]) == 3
+    one = f"{path}/{grants[0]['session_id']}"
+    assert (await call(http, "GET", one, TRUSTED))[1]["session_id"] == grants[0]["session_id"]
+    assert (await call(http, "DELETE", one, TRUSTED))[1]["ended"] == [grants[0]["session_id"]]
+    assert len((await call(http, "DELETE", path, TRUSTED))[1]["ended"]) == 2
+    for grant in grants:
+        assert (await ask(http, grant["access_token"]))[1]["code"] == "ended"
+    ends = [event for event in events_of(service, "reset") if event[1] == "session:revoke"]
+    assert [event[3] for event in ends] == ["by service"] * 3
 
 
 @pytest.mark.parametrize(
@@ -499,3 +520,23 @@ async def test_a_login_has_to_say_what_sessions_are_bound_to(strict: SarkService
                 http, "POST", "/v1/sessions", TRUSTED, {"user_id": "ann", **fields}
             )
             assert (status, problem["field"]) == (422, field)
+
+
+async def test_the_context_of_users_can_be_refused(strict: SarkService) -> None:
+    context = {"context": {"allow": True}}
+    one = {"action": "context", "resource": "r"}
+    plain: dict[str, Any] = {"action": "x:read", "resource": "r"}
+    async with http_client(strict) as http:
+        grant = await issue(http, "talker", **HOME)
+        mine = {**bearer(grant["access_token"]), **MINE}
+        status, problem = await call(http, "POST", "/v1/authorize", mine, {**one, **context})
+        assert (status, problem["field"]) == (422, "context")
+        batch = {"questions": [plain, {**one, **context}]}
+        status, problem = await call(http, "POST", "/v1/authorize/batch", mine, batch)
+        assert (status, problem["field"]) == (422, "questions[1].context")
+        assert (await call(http, "POST", "/v1/authorize", mine, plain))[0] == 200
+        assert (await call(http, "POST", "/v1/authorize", mine, {**plain, "context": {}}))[0] == 200
+        # A trusted caller is believed.
+        trusted = {**one, **context, "access_token": grant["access_token"], **HOME}
+        status, answer = await call(http, "POST", "/v1/authorize", TRUSTED, trusted)
+        assert (status, answer["allow"]) == (200, True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,11 +15,14 @@ from sark.errors import (
     SessionEndedError,
     UserMismatchError,
 )
+from sark.events import AuditDropped, Hub
 from sark.gateway import Request
-from sark.runtime import open_runtime
+from sark.runtime import Runtime, open_runtime
+from sark.sessions import Grant
 from sark.settings import Settings
 from sark.settings._urls import ServerUrl
 from tests.support.gateways import queued
+from tests.support.polling import until
 from tests.support.servers import ValkeyServer
 from tests.support.service import write_policies
 from tests.support.sessions import BROWSER
@@ -96,21 +102,133 @@ async def test_a_program_begins_and_ends_sessions_as_the_service_does(
     assert caught.value.decision_id == queued(server)[3]["id"]
 
 
-async def test_a_login_that_cannot_be_recorded_is_not_told(
+def full(server: ValkeyServer, directory: Path, **fields: Any) -> Settings:
+    """Settings of a runtime whose audit queue has room for so many events."""
+    return Settings(
+        valkey_url=ServerUrl(server.url),
+        policy_dir=write_policies(directory / "policies"),
+        key_dir=directory / "keys",
+        **{"siem_max_events": 1, **fields},
+    )
+
+
+async def drained(sark: Runtime, server: ValkeyServer, count: int) -> list[dict[str, Any]]:
+    """Make room again and again, until so many events that had to wait were in the queue."""
+    found: list[dict[str, Any]] = []
+    for _ in range(count):
+        await sark.gateway.queue.purge()
+        with contextlib.suppress(QueueFullError):
+            await sark.gateway.late.append_waiting()
+        found += queued(server)
+    return found
+
+
+def told(events: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    return [(event["action"], event["resource"], event["reason"]) for event in events]
+
+
+async def test_a_login_that_cannot_be_recorded_leaves_no_session_and_ends_none(
     server: ValkeyServer, tmp_path: Path
 ) -> None:
-    settings = Settings(
-        valkey_url=ServerUrl(server.url),
-        policy_dir=write_policies(tmp_path / "policies"),
-        key_dir=tmp_path / "keys",
-        siem_max_events=1,
-    )
-    async with open_runtime(settings) as sark:
+    async with open_runtime(full(server, tmp_path, session_cap=1)) as sark:
         first = await sark.admission.create("ann")
-        with pytest.raises(QueueFullError):
-            await sark.admission.create("ann")
-        # It has ended all the same, which is what matters.
-        with pytest.raises(QueueFullError):
+        for user in ("ann", "bob"):
+            with pytest.raises(QueueFullError):
+                await sark.admission.create(user)
+        assert await sark.sessions.count("bob") == 0
+        await sark.sessions.authenticate(first.access_token)
+
+
+async def test_a_login_whose_event_finds_no_room_is_taken_back(
+    server: ValkeyServer, tmp_path: Path
+) -> None:
+    async with open_runtime(full(server, tmp_path, siem_max_events=2)) as sark:
+        # All of them see the room that is left; most find it taken.
+        logins = [sark.admission.create("ann") for _ in range(6)]
+        outcomes = await asyncio.gather(*logins, return_exceptions=True)
+        grants = [each for each in outcomes if isinstance(each, Grant)]
+        assert len(grants) == 2
+        assert all(isinstance(each, Grant | QueueFullError) for each in outcomes)
+        alive = {session.session_id for session in await sark.sessions.list("ann")}
+        assert alive == {grant.session_id for grant in grants}
+
+
+async def test_an_end_that_cannot_be_recorded_stays_and_is_recorded_later(
+    server: ValkeyServer, tmp_path: Path
+) -> None:
+    async with open_runtime(full(server, tmp_path)) as sark:
+        first = await sark.admission.create("ann")
+        second = await sark.sessions.create("ann")
+        with pytest.raises(QueueFullError) as caught:
             await sark.admission.revoke("ann", first.session_id, by="user")
+        assert caught.value.ended == (first.session_id,)
+        assert caught.value.freshness.startswith("user.")
         with pytest.raises(SessionEndedError):
             await sark.sessions.authenticate(first.access_token)
+        with pytest.raises(QueueFullError) as caught:
+            await sark.admission.revoke_user("ann", by="admin")
+        assert caught.value.ended == (second.session_id,)
+        assert told(await drained(sark, server, 2)) == [
+            ("session:revoke", first.session_id, "by user"),
+            ("session:revoke", second.session_id, "by admin"),
+        ]
+        assert len(sark.gateway.late) == 0
+
+
+async def test_a_revocation_that_is_repeated_is_recorded(
+    server: ValkeyServer, tmp_path: Path
+) -> None:
+    """By another process too, when the first one was killed with what had to wait."""
+    async with open_runtime(full(server, tmp_path, siem_max_events=9)) as sark:
+        grant = await sark.sessions.create("ann")
+        await sark.sessions.revoke("ann", grant.session_id)
+        assert (await sark.admission.revoke("ann", grant.session_id, by="user")).ended == ()
+        assert (await sark.admission.revoke_user("ann", by="service")).ended == ()
+    assert told(queued(server)) == [
+        ("session:revoke", grant.session_id, "by user, nothing was alive"),
+        ("session:revoke", "*", "by service, nothing was alive"),
+    ]
+
+
+async def test_the_alarm_of_a_copied_refresh_token_is_not_lost(
+    server: ValkeyServer, tmp_path: Path
+) -> None:
+    async with open_runtime(full(server, tmp_path, refresh_grace=0)) as sark:
+        grant = await sark.admission.create("ann")
+        await sark.sessions.refresh(grant.refresh_token)
+        with pytest.raises(QueueFullError):
+            await sark.admission.refresh(grant.refresh_token)
+        assert told(await drained(sark, server, 1)) == [
+            ("session:refresh", grant.session_id, "session:refresh_reused")
+        ]
+        await sark.gateway.queue.purge()
+        with pytest.raises(SessionEndedError):
+            await sark.admission.refresh(grant.refresh_token)
+
+
+async def test_what_waits_is_recorded_by_itself_when_there_is_room(
+    server: ValkeyServer, tmp_path: Path
+) -> None:
+    async with open_runtime(full(server, tmp_path)) as sark:
+        grant = await sark.admission.create("ann")
+        with pytest.raises(QueueFullError):
+            await sark.admission.revoke("ann", grant.session_id, by="user")
+        await sark.gateway.queue.purge()
+        await until(
+            lambda: told(queued(server)) == [("session:revoke", grant.session_id, "by user")],
+            within=10,
+            what="the event is in the queue",
+        )
+
+
+async def test_what_is_given_up_at_the_end_is_reported(
+    server: ValkeyServer, tmp_path: Path
+) -> None:
+    hub, dropped = Hub(), list[AuditDropped]()
+    hub.on(AuditDropped, dropped.append)
+    async with open_runtime(full(server, tmp_path), hub=hub) as sark:
+        grant = await sark.admission.create("ann")
+        with pytest.raises(QueueFullError):
+            await sark.admission.revoke("ann", grant.session_id, by="user")
+        assert dropped == []
+    assert dropped == [AuditDropped(1)]

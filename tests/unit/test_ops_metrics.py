@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sark import events
 from sark.events import (
     AuditAppended,
+    AuditDropped,
     AuditRefused,
     CacheWriteFailed,
     Decided,
@@ -187,6 +188,7 @@ EXPECTED: list[tuple[Event, dict[str, float]]] = [
             "sark_warm_ups_total result=put_off": 1,
         },
     ),
+    (AuditDropped(2), {"sark_audit_events_dropped_total": 2}),
     (AuditRefused(2, "full"), {"sark_audit_events_refused_total reason=full": 2}),
 ]
 

@@ -150,6 +150,7 @@ def test_defaults() -> None:
         "warm_on_start": True,
         "warm_rate": 200,
         "warm_ready_ms": 0,
+        "user_context": True,
         "max_body_bytes": 65_536,
         "max_batch_body_bytes": 2**20,
         "siem_max_events": 100_000,

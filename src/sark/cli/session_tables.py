@@ -16,7 +16,16 @@ __all__ = ["print_report", "print_session", "print_sessions"]
 
 PIPED_WIDTH = 200
 NONE = "-"
-COLUMNS = ("session", "client", "created", "last seen", "ends at the latest", "ip", "user agent")
+COLUMNS = (
+    "session",
+    "client",
+    "created",
+    "last seen",
+    "ends at the latest",
+    "outside",
+    "ip",
+    "user agent",
+)
 
 
 def print_sessions(found: Sequence[Session]) -> None:
@@ -30,6 +39,7 @@ def print_sessions(found: Sequence[Session]) -> None:
             _date(session.created_at),
             _date(session.last_seen),
             _date(session.expires_at),
+            _outside(session),
             session.ip,
             session.user_agent,
         )
@@ -51,6 +61,7 @@ def print_session(session: Session) -> None:
             "created": _date(session.created_at),
             "last seen": _date(session.last_seen),
             "ends at the latest": _date(session.expires_at),
+            "outside": _outside(session),
             "ip": session.ip,
             "user agent": session.user_agent,
         }
@@ -73,6 +84,11 @@ def print_report(found: SessionReport) -> None:
     )
 
 
+def _outside(session: Session) -> str:
+    """Tell whether an outside issuer vouches for it, so that its tokens aren't ours to refresh."""
+    return "yes" if session.outside else "no"
+
+
 def _counts(counts: Mapping[str, int]) -> str:
     named = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
     return f"{sum(counts.values()):,}" + (f" ({named})" if named else "")
@@ -81,7 +97,9 @@ def _counts(counts: Mapping[str, int]) -> str:
 def _stored(stored: StoredSessions | None) -> str:
     if stored is None:
         return "does not answer"
-    size = "" if stored.average_bytes is None else f", {stored.average_bytes:.0f} bytes each"
+    size = ""
+    if stored.average_bytes is not None:
+        size = f", {stored.average_bytes:.0f} bytes each without index and tokens"
     text = (
         f"{stored.sessions:,} sessions{size}; {stored.tokens:,} access tokens; "
         f"{stored.users:,} users"

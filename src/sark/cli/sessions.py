@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
-from urllib.parse import quote
+from typing import Annotated
 
 import msgspec
 import typer
 
 from sark.cli.arguments import JsonOption, ServiceOption, print_json, require_text
-from sark.cli.service_client import admin_of, user_path
+from sark.cli.service_client import admin_of
+from sark.cli.session_source import source_of
 from sark.cli.session_tables import print_report, print_session, print_sessions
 from sark.errors import ConfigurationError
 from sark.ops.session_stats import SessionReport
-from sark.sessions import Session
 from sark.sessions.session import MAX_USER_ID_BYTES, check_text
 from sark.settings import load
 
@@ -32,11 +31,11 @@ def list_sessions(
     user: UserArgument, service: ServiceOption = None, json_output: JsonOption = False
 ) -> None:
     """Print a user's sessions, the newest first."""
-    found = _ask("GET", _path(user), service)
+    found = asyncio.run(source_of(load(), service).list(_id("USER", user)))
     if json_output:
-        print_json(found["sessions"])
+        print_json(msgspec.to_builtins(found))
     else:
-        print_sessions(msgspec.convert(found["sessions"], list[Session]))
+        print_sessions(found)
 
 
 @sessions.command()
@@ -47,11 +46,12 @@ def show(
     json_output: JsonOption = False,
 ) -> None:
     """Print one session; exit status 1 when it is not alive."""
-    found = _ask("GET", _path(user, session), service)
+    ids = _id("USER", user), _id("SESSION", session)
+    found = asyncio.run(source_of(load(), service).show(*ids))
     if json_output:
-        print_json(found)
+        print_json(msgspec.to_builtins(found))
     else:
-        print_session(msgspec.convert(found, Session))
+        print_session(found)
 
 
 @sessions.command()
@@ -65,39 +65,32 @@ def revoke(  # noqa: PLR0917 - the parameters are the command's arguments
 ) -> None:
     """End sessions; prints the ids of those that were alive.
 
-    When it returns, no service accepts their tokens any more. Exit status 1 when that may not be
-    so: ask again.
+    Asks the service that runs on this data directory; with VALKEY_URL it ends them there itself, so
+    that no service has to run. When it returns, no service accepts their tokens any more. Exit
+    status 1 when that may not be so, or is not recorded: ask again.
     """
     if (session is not None) + everything + (spared is not None) != 1:
         raise ConfigurationError("expected one of SESSION, --all and --except ID")
-    path = _path(user, session)
-    if spared is not None:
-        path = f"{path}?except={quote(_id('--except', spared), safe='')}"
-    found = _ask("DELETE", path, service)
+    source, user = source_of(load(), service), _id("USER", user)
+    if session is not None:
+        found = asyncio.run(source.revoke(user, _id("SESSION", session)))
+    else:
+        kept = None if spared is None else _id("--except", spared)
+        found = asyncio.run(source.revoke_all(user, kept))
     if json_output:
-        print_json(found)
-    for session_id in () if json_output else found["ended"]:
+        print_json(msgspec.to_builtins(found))
+    for session_id in () if json_output else found.ended:
         typer.echo(session_id)
 
 
 @sessions.command()
 def stats(service: ServiceOption = None, json_output: JsonOption = False) -> None:
     """Print a service's figures: logins, refreshes, refusals, ends, and what Valkey holds."""
-    found = _ask("GET", "/v1/sessions/stats", service)
+    found = asyncio.run(admin_of(load(), service).call("GET", "/v1/sessions/stats"))
     if json_output:
         print_json(found)
     else:
         print_report(msgspec.convert(found, SessionReport))
-
-
-def _ask(method: str, path: str, service: str | None) -> dict[str, Any]:
-    found: dict[str, Any] = asyncio.run(admin_of(load(), service).call(method, path))
-    return found
-
-
-def _path(user: str, session: str | None = None) -> str:
-    path = f"{user_path(_id('USER', user))}/sessions"
-    return path if session is None else f"{path}/{quote(_id('SESSION', session), safe='')}"
 
 
 def _id(name: str, value: str) -> str:

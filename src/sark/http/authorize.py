@@ -13,7 +13,6 @@ from starlette.responses import Response
 
 from sark.gateway import Request
 from sark.http.bodies import decode_body
-from sark.http.callers import ask_as_user
 from sark.http.service import Service
 
 __all__ = ["AUTHORIZE_PATH", "authorize"]
@@ -30,7 +29,7 @@ async def authorize(request: HttpRequest) -> Response:
     access_token = await service.check_caller(request)
     question = await decode_body(request, _decode)
     if access_token is not None:
-        question = ask_as_user(question, access_token, service.peer(request))
+        question = service.as_user(request, question, access_token)
     answer = await service.runtime.authorize(question)
     response = Response(_encode(answer), media_type="application/json")
     response.raw_headers += service.limit_fields.admitted(answer.limits)

@@ -9,7 +9,6 @@ from starlette.responses import Response
 from sark.batch import BatchRequest, authorize_many
 from sark.gateway import Answer
 from sark.http.bodies import decode_body
-from sark.http.callers import ask_as_user
 from sark.http.service import Service
 
 __all__ = ["BATCH_PATH", "BatchAnswer", "authorize_batch"]
@@ -36,7 +35,7 @@ async def authorize_batch(request: HttpRequest) -> Response:
     access_token = await service.check_caller(request)
     batch = await decode_body(request, _decode)
     if access_token is not None:
-        batch = ask_as_user(batch, access_token, service.peer(request))
+        batch = service.as_user(request, batch, access_token)
     answers = await authorize_many(service.runtime.gateway, batch)
     response = Response(_encode(BatchAnswer(answers)), media_type="application/json")
     # Charged once, so each answer tells the same.

@@ -12,7 +12,7 @@ from sark.errors import InvalidRequestError
 from sark.gateway import Request
 from sark.sessions.session import MAX_USER_AGENT_BYTES
 
-__all__ = ["Peer", "ask_as_user"]
+__all__ = ["Peer", "R", "ask_as_user"]
 
 R = TypeVar("R", Request, BatchRequest)
 
@@ -36,13 +36,14 @@ class Peer(NamedTuple):
         return cls(ip, user_agent and user_agent[: MAX_USER_AGENT_BYTES + 1])
 
 
-def ask_as_user(asked: R, access_token: str, peer: Peer) -> R:
+def ask_as_user(asked: R, access_token: str, peer: Peer, *, may_name_context: bool) -> R:
     """Put what is known of a user in the place of what the user says.
 
     Args:
         asked: The request's body. ``ip`` and ``user_agent`` in it don't count.
         access_token: Its bearer token, which is the user's.
         peer: Where it comes from.
+        may_name_context: Whether what the policy is told of circumstances may be the user's word.
 
     Raises:
         InvalidRequestError: The body has what only a trusted caller may say.
@@ -51,4 +52,18 @@ def ask_as_user(asked: R, access_token: str, peer: Peer) -> R:
         if getattr(asked, name) is not None:
             reason = "only a trusted caller may name one; here the bearer token is the user's"
             raise InvalidRequestError(name, reason)
+    if not may_name_context:
+        _refuse_context(asked)
     return replace(asked, access_token=access_token, ip=peer.ip, user_agent=peer.user_agent)
+
+
+def _refuse_context(asked: Request | BatchRequest) -> None:
+    fields = (
+        {"context": asked.context}
+        if isinstance(asked, Request)
+        else {f"questions[{n}].context": each.context for n, each in enumerate(asked.questions)}
+    )
+    for field, context in fields.items():
+        if context:
+            reason = "only a trusted caller may name circumstances here (SARK_USER_CONTEXT=false)"
+            raise InvalidRequestError(field, reason)

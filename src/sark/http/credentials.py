@@ -6,11 +6,13 @@ import hmac
 from hashlib import sha256
 
 from pydantic import SecretStr
+from starlette.requests import Request
 
 from sark.http.problems import HttpError, Problem
 
 __all__ = [
     "Credential",
+    "bearer_in",
     "bearer_of",
     "forbidden_without_admin_token",
     "forbidden_without_tokens",
@@ -50,6 +52,20 @@ def bearer_of(authorization: str | None) -> str | None:
     if authorization is None or authorization[: len(_BEARER)].lower() != _BEARER:
         return None
     return authorization[len(_BEARER) :].strip() or None
+
+
+def bearer_in(request: Request) -> str | None:
+    """Take the token from a request; None when it shows no bearer token.
+
+    Raises:
+        HttpError: 400: there are several ``Authorization`` header fields. Only one is allowed (RFC
+            9110, section 5.3), and a proxy may have looked at another one than we would.
+    """
+    given = request.headers.getlist("authorization")
+    if len(given) > 1:
+        detail = f"got {len(given)} Authorization header fields, expected at most one"
+        raise HttpError(Problem("urn:sark:problem:malformed", "Malformed request", 400, detail))
+    return bearer_of(given[0] if given else None)
 
 
 def looks_like_access_token(token: str) -> bool:

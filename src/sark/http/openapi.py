@@ -37,8 +37,8 @@ _BATCH_EXAMPLE = {
     ],
 }
 _ERRORS = {
-    "400": "The body is not JSON",
-    "401": "The service token is missing or wrong, or the user's token is not accepted",
+    "400": "The body is not JSON, or there are several Authorization header fields",
+    "401": "The service token is missing or wrong, or the user's token is not accepted (`code`)",
     "403": "The access token is another user's",
     "413": "The body is too large",
     "415": "The body is not application/json",
@@ -46,9 +46,12 @@ _ERRORS = {
     "429": "A rate limit refuses; Retry-After says when to ask again",
     "503": "State or audit is unavailable; Retry-After says when to ask again",
 }
+_CODE = "Why a session or token was not accepted; `cap`: no session may begin for an outside token"
 _ADMIN_ERRORS = {
+    "400": "There are several Authorization header fields",
     "401": "The admin token is missing or wrong",
     "403": "The service has no admin token",
+    "429": "The address is refused too often; Retry-After says when to ask again",
     "503": "The refusal could not be recorded; Retry-After says when to ask again",
 }
 _IDS = ("user_id", "action", "resource", "api_key_id")
@@ -86,6 +89,7 @@ def _complete(document: Schema) -> None:
         )
     )
     _bound_ids(schemas["Request"]["properties"])
+    schemas["Problem"]["properties"]["code"]["description"] = _CODE
     components = document.setdefault("components", {})
     components.setdefault("schemas", {}).update(schemas)
     components["securitySchemes"] = openapi_sessions.SECURITY_SCHEMES

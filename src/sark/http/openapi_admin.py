@@ -21,15 +21,17 @@ __all__ = ["complete"]
 Schema = dict[str, Any]
 
 _ERRORS = {
+    "400": "There are several Authorization header fields",
     "401": "The admin token is missing or wrong",
     "403": "The service has no admin token",
+    "429": "The address is refused too often; Retry-After says when to ask again",
     "503": "Nothing was done, or it may not last: ask again; Retry-After says when",
 }
 _UNUSABLE = {"422": "What the path or the body names is not usable"}
 _REFUSED = {"422": "The policies do not load, and the running ones stay"}
 _BODY = {
     **_UNUSABLE,
-    "400": "The body is not JSON",
+    "400": "The body is not JSON, or there are several Authorization header fields",
     "413": "The body is too large",
     "415": "The body is not application/json",
 }

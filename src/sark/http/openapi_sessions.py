@@ -28,9 +28,10 @@ SECURITY_SCHEMES: Schema = {
 }
 
 _UNAVAILABLE = "State or audit is unavailable, or what was done may not last; ask again"
+_LIMITED = "The user does this too often, or the address is refused too often"
 _NOT_ACCEPTED = "The access token is missing or not accepted; `code` says why"
 _BODY = {
-    "400": "The body is not JSON",
+    "400": "The body is not JSON, or there are several Authorization header fields",
     "413": "The body is too large",
     "415": "The body is not application/json",
     "422": "A field is wrong or unknown",
@@ -42,14 +43,20 @@ _ISSUER = {
     **_BODY,
 }
 _REFRESH = {"401": "The refresh token is not accepted; `code` says why", **_BODY}
+_SEVERAL = {"400": "There are several Authorization header fields"}
 _OWNER = {
+    **_SEVERAL,
     "401": _NOT_ACCEPTED,
     "403": "The access token is another user's",
     "422": "An id is not usable",
 }
 _ENDING = {**_OWNER, "422": "An id or the query is not usable"}
-_USER = {"401": _NOT_ACCEPTED}
-_ADMIN = {"401": "The admin token is missing or wrong", "403": "The service has no admin token"}
+_USER = {**_SEVERAL, "401": _NOT_ACCEPTED}
+_ADMIN = {
+    **_SEVERAL,
+    "401": "The admin token is missing or wrong",
+    "403": "The service has no admin token",
+}
 _ONE, _ALL = "/v1/users/{user_id}/sessions/{session_id}", "/v1/users/{user_id}/sessions"
 _ENDED = "What has ended. The token makes later requests at least as fresh"
 # Route, method, status, what that says, its type, errors.
@@ -91,7 +98,7 @@ def complete(document: Schema) -> None:
     paths = document["paths"]
     for (path, method, status, text, _, errors), schema in zip(_ROUTES, references, strict=True):
         operation = paths[path][method]
-        said = {**errors, "503": _UNAVAILABLE}
+        said = {**errors, "429": _LIMITED, "503": _UNAVAILABLE}
         operation["responses"] = {
             status: {"description": text, "content": {"application/json": {"schema": schema}}},
             **{code: _problem(description) for code, description in sorted(said.items())},

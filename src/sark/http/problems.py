@@ -73,6 +73,8 @@ class Problem(msgspec.Struct, omit_defaults=True):
         limits: Each limit's state; without those in shadow mode, which are nothing to clients.
         decision_id: Id of the audit event of a refusal.
         code: Why a session or token was not accepted, such as ``expired``.
+        ended: Sessions that have ended, though that could not be recorded yet.
+        freshness: Likewise: makes later requests at least as fresh.
     """
 
     type: str
@@ -90,6 +92,8 @@ class Problem(msgspec.Struct, omit_defaults=True):
     limits: tuple[LimitState, ...] = ()
     decision_id: str = ""
     code: str = ""
+    ended: tuple[str, ...] = ()
+    freshness: str = ""
 
 
 class HttpError(Exception):
@@ -283,4 +287,10 @@ def _unavailable(error: AuditError | StoreError | IssuerUnavailableError) -> Pro
         case _:
             kind, title = "store-unavailable", "State is unavailable"
     seconds = getattr(error, "retry_after", 1.0)
-    return Problem(f"urn:sark:problem:{kind}", title, 503, retry_after=max(1, math.ceil(seconds)))
+    problem = Problem(
+        f"urn:sark:problem:{kind}", title, 503, retry_after=max(1, math.ceil(seconds))
+    )
+    if isinstance(error, AuditError) and error.freshness:
+        problem.detail = "the sessions have ended, which is not recorded yet"
+        problem.ended, problem.freshness = error.ended, error.freshness
+    return problem

@@ -9,11 +9,11 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from sark.admission import Actor
-from sark.http.callers import Peer
+from sark.http.callers import Peer, R, ask_as_user
 from sark.http.client_address import TrustedProxies
 from sark.http.credentials import (
     Credential,
-    bearer_of,
+    bearer_in,
     forbidden_without_admin_token,
     forbidden_without_tokens,
     looks_like_access_token,
@@ -28,6 +28,8 @@ from sark.runtime import Runtime
 from sark.sessions import AccessClaims
 
 __all__ = ["Service", "ServiceOf", "require_admin"]
+
+_OWNER = "the admin or service token, or the user's access token"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class Service:
             HttpError: 401; recorded.
             AuditError: The refusal could not be recorded.
         """
-        token = bearer_of(request.headers.get("authorization"))
+        token = bearer_in(request)
         if token is None:
             if not self.caller.is_set:
                 return None
@@ -93,7 +95,7 @@ class Service:
         """Refuse whoever has no admin token; 403 when the service has none either."""
         if not self.admin.is_set:
             raise forbidden_without_admin_token()
-        if not self.admin.matches(bearer_of(request.headers.get("authorization"))):
+        if not self.admin.matches(bearer_in(request)):
             raise await self._refusal(request, "the admin token is missing or wrong")
 
     async def check_issuer(self, request: Request) -> Actor:
@@ -109,27 +111,47 @@ class Service:
             raise await self._refusal(request, "the service or admin token is missing or wrong")
         return actor
 
-    async def access_token(self, request: Request) -> str:
+    async def access_token(self, request: Request, expected: str = "a user's access token") -> str:
         """Take the bearer token, which is not verified yet.
 
+        Args:
+            request: The request.
+            expected: What the route takes, for a message.
+
         Raises:
-            HttpError: There is none; recorded.
+            HttpError: There is none that could be an access token; recorded.
         """
-        token = bearer_of(request.headers.get("authorization"))
+        token = bearer_in(request)
         if token is None:
-            raise await self._refusal(request, "the access token is missing")
+            raise await self._refusal(request, f"{expected} is missing")
+        if not looks_like_access_token(token) or self.trusted(request) is not None:
+            raise await self._refusal(request, f"the bearer token is not {expected}")
         return token
 
     def peer(self, request: Request) -> Peer:
         """Tell where a request comes from, as its connection and trusted proxies say."""
         return Peer.of(request, self.proxies.client_address(request.scope))
 
-    async def check_user(self, request: Request, user_id: str | None = None) -> AccessClaims:
+    def as_user(self, request: Request, asked: R, access_token: str) -> R:
+        """Put what is known of a user in the place of what the user says; see ``ask_as_user``."""
+        allowed = self.runtime.settings.user_context
+        return ask_as_user(asked, access_token, self.peer(request), may_name_context=allowed)
+
+    async def check_user(
+        self,
+        request: Request,
+        user_id: str | None = None,
+        *,
+        action: str = "",
+        deadline: float | None = None,
+    ) -> AccessClaims:
         """Refuse who shows no access token of a living session.
 
         Args:
             request: The request.
             user_id: Whose token it has to be; None accepts anybody's.
+            action: As in ``Admission.authenticate``.
+            deadline: Likewise.
 
         Raises:
             HttpError: There is none; recorded.
@@ -141,27 +163,35 @@ class Service:
             user_id=user_id,
             ip=peer.ip,
             user_agent=peer.user_agent,
+            action=action,
+            deadline=deadline,
         )
 
-    async def check_owner(self, request: Request, user_id: str) -> Actor:
-        """Refuse who is neither an administrator nor the user; errors as in ``check_user``."""
-        if self.admin.matches(bearer_of(request.headers.get("authorization"))):
-            return "admin"
-        await self.check_user(request, user_id)
-        return "user"
+    async def check_owner(
+        self, request: Request, user_id: str, *, action: str = "", deadline: float | None = None
+    ) -> Actor:
+        """Refuse who is neither trusted nor the user; as ``check_user``."""
+        actor = self.trusted(request)
+        if actor is None:
+            await self.access_token(request, _OWNER)
+            await self.check_user(request, user_id, action=action, deadline=deadline)
+            actor = "user"
+        return actor
 
     def trusted(self, request: Request) -> Actor | None:
         """Tell whose token a caller has shown; None when it is none that is trusted."""
-        token = bearer_of(request.headers.get("authorization"))
+        token = bearer_in(request)
         if self.caller.matches(token):
             return "service"
         return "admin" if self.admin.matches(token) else None
 
     async def _refusal(self, request: Request, detail: str) -> HttpError:
         """Record that a caller is refused; returns the 401 answer."""
-        token_given = bearer_of(request.headers.get("authorization")) is not None
+        token_given = bearer_in(request) is not None
         peer = self.proxies.client_address(request.scope) or "unknown"
-        event_id = await self.runtime.gateway.refuse_unauthenticated(peer, request.url.path)
+        event_id = await self.runtime.gateway.refuse_unauthenticated(
+            peer, request.url.path, charged=self.proxies.identity(request.scope)
+        )
         return unauthenticated(detail, token_given=token_given, decision_id=event_id)
 
 

@@ -1,4 +1,7 @@
-"""Routes of one user's sessions: for administrators, and for the user's own access token."""
+"""Routes of one user's sessions: for trusted callers, and for the user's own access token.
+
+Who begins sessions has to be able to end them, after a reset of a password for instance.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from sark.admission import READ
 from sark.errors import InvalidRequestError
 from sark.http.problems import HttpError, Problem
 from sark.http.service import ServiceOf
@@ -21,7 +25,7 @@ __all__ = ["SessionList", "router"]
 ALL_PATH = "/v1/users/{user_id:path}/sessions"
 ONE_PATH = "/v1/users/{user_id:path}/sessions/{session_id}"
 EXCEPT = "except"
-_OWNER: dict[str, Any] = {"security": [{"bearer": []}, {"user": []}]}
+_OWNER: dict[str, Any] = {"security": [{"bearer": []}, {"service": []}, {"user": []}]}
 
 router = APIRouter(tags=["sessions"])
 
@@ -42,13 +46,14 @@ class SessionList(msgspec.Struct, frozen=True):
 @router.get(ALL_PATH, openapi_extra=_OWNER, summary="List a user's sessions")
 @router.get(ONE_PATH, openapi_extra=_OWNER, summary="Tell one session of a user")
 async def read(request: Request, service: ServiceOf) -> Response:
-    """For administrators and the user."""
+    """For trusted callers and the user."""
     user_id, session_id = user_session_of(request.scope["raw_path"])
-    await service.check_owner(request, user_id)
+    deadline = service.deadline
+    await service.check_owner(request, user_id, action=READ, deadline=deadline)
     sessions = service.runtime.sessions
     if session_id is None:
-        return private_json(SessionList([*await sessions.list(user_id, deadline=service.deadline)]))
-    found = await sessions.get(user_id, session_id, deadline=service.deadline)
+        return private_json(SessionList([*await sessions.list(user_id, deadline=deadline)]))
+    found = await sessions.get(user_id, session_id, deadline=deadline)
     if found is None:
         detail = "the user has no living session of this id"
         raise HttpError(Problem("urn:sark:problem:no-session", "No such session", 404, detail))
@@ -58,7 +63,7 @@ async def read(request: Request, service: ServiceOf) -> Response:
 @router.delete(ALL_PATH, openapi_extra=_OWNER, summary="End a user's sessions")
 @router.delete(ONE_PATH, openapi_extra=_OWNER, summary="End one session of a user")
 async def end(request: Request, service: ServiceOf) -> Response:
-    """For administrators and the user."""
+    """For trusted callers and the user."""
     user_id, session_id = user_session_of(request.scope["raw_path"])
     actor = await service.check_owner(request, user_id)
     spared = _spared(request, allowed=session_id is None)

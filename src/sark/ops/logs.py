@@ -17,6 +17,7 @@ import msgspec
 import structlog
 
 from sark.events import (
+    AuditDropped,
     AuditRefused,
     CacheWriteFailed,
     EvaluationFailed,
@@ -232,6 +233,7 @@ def _report_audit(hub: Hub, log: Any) -> None:
             "audit events refused", events=e.events, reason=e.reason, remedy=REMEDIES[e.reason]
         ),
     )
+    hub.on(AuditDropped, lambda e: log.error("audit events given up", events=e.events))
 
 
 def _report_keys(hub: Hub, log: Any) -> None:

@@ -15,6 +15,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from sark.errors import StoreError
 from sark.events import (
     AuditAppended,
+    AuditDropped,
     AuditRefused,
     CacheWriteFailed,
     Decided,
@@ -232,6 +233,8 @@ class Metrics:
 
         hub.on(AuditAppended, appended)
         hub.on(AuditRefused, lambda event: refused.labels(event.reason).inc(event.events))
+        dropped = self._counter("audit_events_dropped", "Audit events given up")
+        hub.on(AuditDropped, lambda event: dropped.inc(event.events))
 
     def _count_keys(self, hub: Hub) -> None:
         changes = self._counter("signing_key_changes", "Changes of the signing keys", "result")

@@ -36,7 +36,8 @@ class StoredSessions(msgspec.Struct, frozen=True):
         users: Users who have, or lately had, sessions.
         estimated: Whether these numbers are extrapolated from ``sampled_keys``.
         sampled_keys: Keys of any kind that were looked at.
-        average_bytes: Memory of a session's hash with its key, the mean of up to a hundred.
+        average_bytes: Memory of a session's hash with its key, the mean of up to a hundred. Its
+            place in the index and its tokens are not in it.
     """
 
     sessions: int

@@ -174,6 +174,20 @@ class EventQueue:
             raise length
         return QueueStatus(length, *(int(field or 0) for field in fields))
 
+    async def require_room(self, *, deadline: float) -> None:
+        """Refuse what may not happen unrecorded while the queue is full: one round trip.
+
+        Others may take the room that is left.
+
+        Raises:
+            QueueFullError: The queue is at its bound.
+            StoreError: The server did not answer.
+        """
+        status = await self.status(deadline=deadline)
+        if status.queued >= self._bounds.events or status.queued_bytes >= self._bounds.bytes:
+            self._store.hub.emit(AuditRefused(1, "full"))
+            raise queue_full()
+
     async def close(self) -> None:
         """Flush what is pending and stop."""
         self._closing = True

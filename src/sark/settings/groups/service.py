@@ -70,6 +70,14 @@ class ServiceSettings(BaseModel):
         validation_alias="SARK_ALLOW_ANONYMOUS",
         description="Whether to listen beyond loopback although callers need no credential.",
     )
+    user_context: Annotated[bool, kinds.flag()] = Field(
+        default=True,
+        validation_alias="SARK_USER_CONTEXT",
+        description=(
+            "Whether users who ask with their own access token may name a `context`. Policies "
+            "can't tell it from that of a trusted caller."
+        ),
+    )
     max_body_bytes: Annotated[int, kinds.whole(1024, 16 * 2**20, "bytes")] = Field(
         default=65_536,
         validation_alias="SARK_MAX_BODY_BYTES",

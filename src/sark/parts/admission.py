@@ -1,0 +1,66 @@
+"""Seeing and ending sessions where only Valkey is known: no engine, no limits, no service."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from sark.admission import Admission
+from sark.errors import ConfigurationError, StoreError
+from sark.events import Hub
+from sark.parts.decisions import generations_of
+from sark.parts.limits import limiter_of
+from sark.parts.sessions import open_access_tokens, sessions_of
+from sark.ratelimit import Rules
+from sark.sessions import Sessions
+from sark.settings import Settings
+from sark.siem import EventQueue, LateEvents, QueueBounds, Refusals
+from sark.store import Store, Topology
+
+__all__ = ["open_admission"]
+
+
+@contextlib.asynccontextmanager
+async def open_admission(
+    settings: Settings, *, hub: Hub | None = None
+) -> AsyncIterator[tuple[Admission, Sessions]]:
+    """Open the sessions in Valkey, and what records who ends them.
+
+    Args:
+        settings: Where Valkey is, and the keys.
+        hub: Where events go.
+
+    Raises:
+        ConfigurationError: There is no ``VALKEY_URL``, or the keys cannot be used.
+    """
+    topology = Topology.of(settings)
+    if topology is None:
+        raise ConfigurationError("VALKEY_URL is not set")
+    hub = hub or Hub()
+    budget = settings.request_budget_ms / 1000
+    bounds = QueueBounds(settings.siem_max_events, settings.siem_max_bytes)
+    # Whoever ends sessions shows no token, so no issuer has to be asked.
+    alone = settings.model_copy(update={"trusted_issuers": None})
+    async with (
+        Store(topology, settings, hub) as store,
+        open_access_tokens(alone, hub) as tokens,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        sessions = sessions_of(settings, store, tokens, generations_of(settings, store))
+        queue = EventQueue(store, bounds, flush_timeout=budget)
+        stack.push_async_callback(queue.close)
+        late = LateEvents(queue, hub)
+        stack.push_async_callback(late.close)
+        admission = Admission(
+            sessions,
+            refusals=Refusals(store, bounds),
+            queue=queue,
+            late=late,
+            limiter=limiter_of(settings, store, Rules(None)),
+            hub=hub,
+            budget=budget,
+        )
+        yield admission, sessions
+        # What stays over goes by its TTL: what was asked for is done.
+        with contextlib.suppress(StoreError):
+            await sessions.sweep()
