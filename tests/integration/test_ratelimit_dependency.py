@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import UUID
 
 import aiohttp
 import pytest
@@ -224,6 +225,39 @@ async def test_by_a_dependency(server: ValkeyServer) -> None:
         assert await statuses(http, "/tenant", X_Tenant="u") == [200]
         # The dependency's own parameters are checked, and a bad request is not charged.
         assert await statuses(http, "/tenant") == [422]
+
+
+async def test_what_is_no_id_limits_nobody_and_says_so(
+    server: ValkeyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    class User:
+        pass
+
+    def pair(x_org: Annotated[str, Header()]) -> tuple[str, str]:
+        return x_org, "ann"
+
+    given: list[Any] = [User(), True, 0.5, ["acme", "ann"], b"ann"]
+
+    def routes(app: FastAPI) -> None:
+        for number, asker in enumerate(given):
+            limit = RateLimit("1/minute", by=lambda asker=asker: asker)
+            app.get(f"/{number}", dependencies=[Depends(limit)])(user)
+        app.get("/pair", dependencies=[Depends(RateLimit("1/minute", by=pair))])(user)
+        app.get("/uuid", dependencies=[Depends(RateLimit("1/minute", by=lambda: UUID(int=7)))])(
+            user
+        )
+
+    async with running(server, routes) as http:
+        for number in range(len(given)):
+            assert await statuses(http, f"/{number}") == [500]
+            assert f"by which GET /{number} is limited, gave a" in caplog.text
+            caplog.clear()
+        # What a client puts into a kind selects no other counter.
+        for org in ("acme", "user:x"):
+            assert await statuses(http, "/pair", X_Org=org) == [500]
+        assert await statuses(http, "/uuid", 2) == [200, 429]
+    with server.client() as client:
+        assert {key.split(b":")[1] for key in client.scan_iter("ratelimit:*")} <= {b"user", b"top"}
 
 
 async def test_behind_a_proxy(server: ValkeyServer) -> None:

@@ -54,3 +54,21 @@ def test_one_identity_is_a_list_of_one() -> None:
     assert identities_of(("user", "ann")) == [("user", "ann")]
     assert identities_of([("user", "ann"), ("ip", "::1")]) == [("user", "ann"), ("ip", "::1")]
     assert identities_of([]) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "says"),
+    [
+        (object(), TypeError, "gave a object"),
+        ("ann", TypeError, "gave a str"),
+        (["acme", "ann"], TypeError, "gave a str among identities"),
+        ([["user", "ann"]], TypeError, "gave a list among identities"),
+        (("user", 5), TypeError, r"gave a tuple of \(str, int\)"),
+        (("user", "ann", "bob"), TypeError, r"gave a tuple of \(str, str, str\)"),
+        (("acme", "ann"), ValueError, "of kind 'acme', expected one of: user, ip, apikey"),
+        ([("user", "ann"), ("user:x", "y")], ValueError, "of kind 'user:x'"),
+    ],
+)
+def test_what_is_no_identity_is_refused(given: object, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        identities_of(given)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal
+from uuid import UUID
 
 from fastapi import Depends
 from starlette.requests import HTTPConnection
@@ -41,9 +42,9 @@ class RateLimit:
         limits: Limits such as ``20/minute`` or ``20/second burst 50``; all of them have to admit
             a request, and are charged together. Without any, the limiter's own rules apply.
         by: Whose requests are counted together: ``ip`` (the client's address), or a dependency of
-            FastAPI that returns an id (text, or what ``str`` makes one of), an identity
-            ``(kind, id)``, or several identities. Where it returns None, as for somebody who isn't
-            logged in, it is the client's address.
+            FastAPI that returns an id (``str``, ``int`` or ``UUID``), an identity ``(kind, id)``,
+            or a list of identities. Where it returns None, as for somebody who isn't logged in, it
+            is the client's address.
         kind: What kind an id is: ``user`` or ``apikey``.
         name: Routes with the same name share their counters. By default each route has its own.
         cost: How many requests one counts as.
@@ -79,6 +80,8 @@ class RateLimit:
         Raises:
             LimitExceededError: A limit refuses; ``install`` makes it a 429.
             StoreError: Valkey is away, and the limiter is to be closed then; it becomes a 503.
+            TypeError: ``by`` gave no id and no identity, but some object.
+            ValueError: It gave an identity of a kind that there isn't.
         """
         scope = connection.scope
         options = options_of(scope)
@@ -108,11 +111,18 @@ class RateLimit:
         return derive_name(*readable, also=(self._by, endpoint))
 
     def _identities(self, scope: Scope, options: LimitOptions, asker: object) -> Sequence[Identity]:
-        if asker is None or asker in ("", [], ()):
+        if asker is None or (isinstance(asker, str | list | tuple) and not asker):
             return [options.proxies.identity(scope)]
+        if isinstance(asker, str | int | UUID) and not isinstance(asker, bool):
+            return [(self._kind, str(asker))]
+        giver = f"{self._by}, by which {_readable_route(scope)} is limited,"
         if isinstance(asker, tuple | list):
-            return identities_of(cast("Identity | Sequence[Identity]", asker))
-        return [(self._kind, str(asker))]
+            return identities_of(asker, giver)
+        # What str() makes of any other object may tell where it is in memory: a new id each time.
+        raise TypeError(
+            f"{giver} gave a {type(asker).__name__}, expected an id (str, int or UUID), an "
+            "identity such as ('user', 'ann'), or a list of identities"
+        )
 
 
 def _signature(by: Literal["ip"] | Callable[..., Any]) -> inspect.Signature:
@@ -127,6 +137,11 @@ def _signature(by: Literal["ip"] | Callable[..., Any]) -> inspect.Signature:
 def _spelled(function: Callable[..., Any] | None) -> str:
     name = getattr(function, "__qualname__", type(function).__qualname__)
     return f"{getattr(function, '__module__', '')}.{name}"
+
+
+def _readable_route(scope: Scope) -> str:
+    path, methods, _ = _route(scope)
+    return f"{methods} {path}".strip()
 
 
 def _route(scope: Scope) -> tuple[str, str, str]:

@@ -15,7 +15,7 @@ from sark.http.ratelimit_fields import Fields, LimitFields
 from sark.http.ratelimit_state import limiter_of
 from sark.ops.logs import Quiet
 from sark.ratelimit import Charge, Identity, Limit, RateLimiter
-from sark.ratelimit.named import NamedLimits, refusal_of
+from sark.ratelimit.named import NamedLimits, identities_of, refusal_of
 
 __all__ = ["RateLimitMiddleware", "refuse_websocket", "with_fields"]
 
@@ -93,7 +93,7 @@ class RateLimitMiddleware:
 
     async def _charge(self, scope: Scope) -> Charge:
         limiter = self._limiter or limiter_of(scope)
-        identities = self._identify(scope)
+        identities = identities_of(self._identify(scope), "identify")
         if self._named is not None:
             return await self._named.check(limiter, identities)
         cost = None if self._cost == 1 else self._cost

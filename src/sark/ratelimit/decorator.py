@@ -40,7 +40,8 @@ def limited(
 
     Returns:
         A decorator. The function then raises ``LimitExceededError`` instead of running, and
-        ``StoreError`` where the limiter does when Valkey is away.
+        ``StoreError`` where the limiter does when Valkey is away. What ``key`` returns is checked:
+        ``TypeError`` for what is no identity, ``ValueError`` for a kind that there isn't.
 
     Raises:
         ValueError: A limit or the name is not usable.
@@ -53,7 +54,7 @@ def limited(
         async def call(*args: P.args, **kwargs: P.kwargs) -> T:
             charge = await named.check(
                 limiter if isinstance(limiter, RateLimiter) else limiter(),
-                identities_of(key(*args, **kwargs)),
+                identities_of(key(*args, **kwargs), "key"),
             )
             if not charge.admitted:
                 raise refusal_of(charge)

@@ -23,6 +23,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _WHOLE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,128}")
 # What answers call the default limits and the deny-list.
 _RESERVED = (*KINDS, "deny")
+_EXPECTED_IDENTITY = "an identity, such as ('user', 'ann'), or a list of them"
 _READABLE_CHARACTERS, _DIGEST_CHARACTERS = 48, 12
 
 
@@ -128,10 +129,35 @@ def derive_name(*parts: str, also: Sequence[str] = ()) -> str:
     return f"{readable[:_READABLE_CHARACTERS]}-{digest}" if readable else digest
 
 
-def identities_of(given: Identity | Sequence[Identity]) -> Sequence[Identity]:
-    """Take one identity for a list of one."""
-    if given and isinstance(given[0], str):
-        return [cast("Identity", given)]
+def identities_of(given: object, giver: str = "this") -> Sequence[Identity]:
+    """Check who asks, since all that comes of it becomes a part of keys.
+
+    Args:
+        given: One identity, a tuple of a kind and an id, or a sequence of identities.
+        giver: What errors call who gave it.
+
+    Returns:
+        The identities; one is a list of one.
+
+    Raises:
+        TypeError: It is something else. The message tells its type, never its value.
+        ValueError: A kind is none of those that there are.
+    """
+    if isinstance(given, tuple) and given and isinstance(given[0], str):
+        given = [given]
+    if not isinstance(given, Sequence) or isinstance(given, str | bytes):
+        raise TypeError(f"{giver} gave a {type(given).__name__}, expected {_EXPECTED_IDENTITY}")
+    for each in given:
+        if not isinstance(each, tuple) or [*map(type, each)] != [str, str]:
+            shown = f"a {type(each).__name__} among identities"
+            if isinstance(each, tuple):
+                shown = f"a tuple of ({', '.join(type(part).__name__ for part in each)})"
+            raise TypeError(f"{giver} gave {shown}, expected {_EXPECTED_IDENTITY}")
+        if each[0] not in KINDS:
+            raise ValueError(
+                f"{giver} gave an identity of kind {each[0][:32]!r}, "
+                f"expected one of: {', '.join(KINDS)}"
+            )
     return cast("Sequence[Identity]", given)
 
 
