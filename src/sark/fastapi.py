@@ -15,27 +15,34 @@
 """
 
 from sark.errors import LimitExceededError
+from sark.events import Hub
 from sark.http.client_address import TrustedProxies
 from sark.http.ratelimit_dependency import RateLimit
 from sark.http.ratelimit_fields import LimitFields
 from sark.http.ratelimit_install import install
 from sark.http.ratelimit_middleware import RateLimitMiddleware
 from sark.limiter import open_limiter
+from sark.ops.health import Check, limiter_health
+from sark.ops.limiter_metrics import LimiterMetrics
 from sark.ratelimit import Identity, Limit, RateLimiter
 from sark.ratelimit.decorator import limited
 from sark.settings import load
 
 __all__ = [
+    "Check",
+    "Hub",
     "Identity",
     "Limit",
     "LimitExceededError",
     "LimitFields",
+    "LimiterMetrics",
     "RateLimit",
     "RateLimitMiddleware",
     "RateLimiter",
     "TrustedProxies",
     "install",
     "limited",
+    "limiter_health",
     "load",
     "open_limiter",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-import structlog
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -13,7 +12,7 @@ from sark.http.client_address import TrustedProxies
 from sark.http.problems import limit_response, problem_of, problem_response
 from sark.http.ratelimit_fields import Fields, LimitFields
 from sark.http.ratelimit_state import limiter_of
-from sark.ops.logs import Quiet
+from sark.ops.logs import Quiet, logger
 from sark.ratelimit import Charge, Identity, Limit, RateLimiter
 from sark.ratelimit.named import NamedLimits, identities_of, refusal_of
 
@@ -21,7 +20,6 @@ __all__ = ["RateLimitMiddleware", "refuse_websocket", "with_fields"]
 
 TRY_AGAIN_LATER = 1013
 _STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
-_log = structlog.stdlib.get_logger("sark.http")
 
 
 class RateLimitMiddleware:
@@ -70,7 +68,7 @@ class RateLimitMiddleware:
         self._paths = frozenset(path for path in excluded if not path.endswith("*"))
         self._prefixes = tuple(path[:-1] for path in excluded if path.endswith("*"))
         self._fields = fields or LimitFields()
-        self._failed = Quiet(_log.warning)
+        self._failed = Quiet(logger("sark.http").warning)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Charge the request, and pass it on or refuse it."""
