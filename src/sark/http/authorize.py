@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from sark.gateway import Request
 from sark.http.bodies import decode_body
-from sark.http.callers import ask_as_user
+from sark.http.callers import ask_as_user, told_to_user
 from sark.http.service import Service
 
 __all__ = ["AUTHORIZE_PATH", "authorize"]
@@ -32,6 +32,8 @@ async def authorize(request: HttpRequest) -> Response:
     if access_token is not None:
         question = ask_as_user(question, access_token, service.peer(request))
     answer = await service.runtime.authorize(question)
+    if access_token is not None:
+        answer = told_to_user(answer)
     response = Response(_encode(answer), media_type="application/json")
     response.raw_headers += service.limit_fields.admitted(answer.limits)
     return response
