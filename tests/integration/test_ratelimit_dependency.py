@@ -194,6 +194,17 @@ async def test_two_applications_are_apart_by_namespace(server: ValkeyServer) -> 
                 assert await statuses(http, path) == [expected]
 
 
+async def test_namespace_and_name_do_not_run_together(server: ValkeyServer) -> None:
+    for namespace, name in (("a", "b-c"), ("a-b", "c")):
+
+        def routes(app: FastAPI, name: str = name) -> None:
+            app.get("/", dependencies=[Depends(RateLimit("1/minute", name=name))])(user)
+
+        async with running(server, routes, namespace=namespace) as http:
+            status, limits = await get(http)
+            assert (status, [*limits]) == (200, [f"{namespace}.{name}"])
+
+
 async def test_by_a_dependency(server: ValkeyServer) -> None:
     """It is called as FastAPI calls any other, and an anonymous client counts by address."""
 

@@ -147,6 +147,12 @@ async def test_a_request_may_cost_more(server: ValkeyServer) -> None:
         assert await statuses(http, {}, {}, {}) == [200, 200, 429]
 
 
+async def test_services_on_one_valkey_are_apart_by_namespace(server: ValkeyServer) -> None:
+    for namespace, expected in (("", 200), ("", 429), ("shop", 200), ("blog", 200), ("shop", 429)):
+        async with limited(server, "1/minute", namespace=namespace) as http:
+            assert await statuses(http, {}) == [expected]
+
+
 async def test_other_fields_or_none(server: ValkeyServer) -> None:
     async with limited(server, fields=LimitFields("refused", "seconds")) as http:
         async with http.get("/") as response:
@@ -306,6 +312,7 @@ async def test_without_a_limiter_nothing_is_let_through() -> None:
         {"limits": ["often"]},
         {"limits": ["1/minute", "2/minute"]},
         {"limits": ["1/minute"], "name": "a name"},
+        {"limits": ["1/minute"], "namespace": "My App"},
         {"limits": ["1/minute"], "cost": 2},
         {"limits": ["1/minute"], "cost": 0},
     ],

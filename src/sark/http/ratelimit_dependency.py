@@ -19,6 +19,7 @@ from sark.ratelimit.named import (
     check_name,
     derive_name,
     identities_of,
+    qualify,
     refusal_of,
 )
 
@@ -98,10 +99,10 @@ class RateLimit:
         if not self._limits:
             cost = None if self._cost == 1 else self._cost
             return await limiter.check(identities, path=scope["path"], cost=cost)
-        place = (options.namespace, *((self._name,) if self._name else _route(scope)))
+        place = options.namespace, *((self._name,) if self._name else _route(scope))
         named = self._named.get(place)
         if named is None:
-            name = "-".join(filter(None, place)) if self._name else self._derive_name(place)
+            name = qualify(*place) if self._name else self._derive_name(place)
             named = self._named[place] = NamedLimits(self._limits, name=name, cost=self._cost)
         return await named.check(limiter, identities)
 

@@ -14,7 +14,7 @@ from sark.http.ratelimit_fields import Fields, LimitFields
 from sark.http.ratelimit_state import limiter_of
 from sark.ops.logs import Quiet, logger
 from sark.ratelimit import Charge, Identity, Limit, RateLimiter
-from sark.ratelimit.named import NamedLimits, identities_of, refusal_of
+from sark.ratelimit.named import NamedLimits, identities_of, qualify, refusal_of
 
 __all__ = ["RateLimitMiddleware", "refuse_websocket", "with_fields"]
 
@@ -33,8 +33,9 @@ class RateLimitMiddleware:
         limiter: Where to charge; by default what the application's ``state.sark`` holds.
         limits: Limits such as ``100/minute``. Without any the limiter's own rules apply, which
             may go by path.
-        name: Keeps the counters of ``limits`` apart from others; services with the same name
-            share them.
+        name: Keeps the counters of ``limits`` apart from others.
+        namespace: Keeps them apart from those of other services on the same Valkey; services with
+            the same namespace, or none, and the same name share them.
         identify: Tells who asks, from the ASGI scope: identities that are charged together. By
             default the client's address. Nobody (an empty list) is not limited.
         exclude: Paths that are not limited; one that ends in ``*`` stands for all that begin so.
@@ -43,7 +44,7 @@ class RateLimitMiddleware:
         fields: What answers tell of the limits.
 
     Raises:
-        ValueError: A limit, the name or the cost is not usable.
+        ValueError: A limit, the name, the namespace or the cost is not usable.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class RateLimitMiddleware:
         limiter: RateLimiter | None = None,
         limits: Sequence[str | Limit] = (),
         name: str = "middleware",
+        namespace: str = "",
         identify: Callable[[Scope], Sequence[Identity]] | None = None,
         exclude: Iterable[str] = (),
         cost: int = 1,
@@ -61,7 +63,7 @@ class RateLimitMiddleware:
     ) -> None:
         self._app = app
         self._limiter = limiter
-        self._named = NamedLimits(limits, name=name, cost=cost) if limits else None
+        self._named = _named(limits, qualify(namespace, name), cost)
         self._cost = cost
         self._identify = identify or _by_address(proxies or TrustedProxies())
         excluded = tuple(exclude)
@@ -99,6 +101,10 @@ class RateLimitMiddleware:
 
     def _is_excluded(self, path: str) -> bool:
         return path in self._paths or path.startswith(self._prefixes)
+
+
+def _named(limits: Sequence[str | Limit], name: str, cost: int) -> NamedLimits | None:
+    return NamedLimits(limits, name=name, cost=cost) if limits else None
 
 
 def with_fields(send: Send, fields: Callable[[], Fields]) -> Send:

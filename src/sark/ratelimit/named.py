@@ -16,11 +16,11 @@ from sark.ratelimit.limit import KINDS, Charge, Identity, Kind, Limit, parse_lim
 from sark.ratelimit.limits import RateLimiter
 from sark.ratelimit.rules import Rule, Rules
 
-__all__ = ["NamedLimits", "check_name", "derive_name", "identities_of", "refusal_of"]
+__all__ = ["NamedLimits", "check_name", "derive_name", "identities_of", "qualify", "refusal_of"]
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-# A namespace and a name, which are checked one by one.
-_WHOLE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,128}")
+# With a namespace before it. The dot is in neither of them, so that no two pairs are spelled alike.
+_WHOLE_NAME = re.compile(rf"(?:{NAME.pattern}\.)?{NAME.pattern}")
 # What answers call the default limits and the deny-list.
 _RESERVED = (*KINDS, "deny")
 _EXPECTED_IDENTITY = "an identity, such as ('user', 'ann'), or a list of them"
@@ -99,6 +99,16 @@ def check_name(name: str, pattern: re.Pattern[str] = NAME) -> str:
             + ", ".join(_RESERVED)
         )
     return name
+
+
+def qualify(namespace: str, name: str) -> str:
+    """Put a namespace, if there is one, before a name.
+
+    Raises:
+        ValueError: One of them is not usable.
+    """
+    name = check_name(name)
+    return f"{check_name(namespace)}.{name}" if namespace else name
 
 
 def parse_limits(limits: Sequence[str | Limit]) -> tuple[Limit, ...]:
