@@ -130,6 +130,16 @@ async def test_a_call_may_cost_more(server: ValkeyServer) -> None:
             await build("ann")
 
 
+async def test_in_shadow_mode_every_call_goes_through(server: ValkeyServer) -> None:
+    async with open_store(str(server.url)) as store:
+
+        @limited(RateLimiter(store, None), "1/minute", key=by_user, shadow=True)
+        async def build(_: str) -> int:
+            return 1
+
+        assert [await build("ann") for _ in range(3)] == [1, 1, 1]
+
+
 async def test_without_valkey_it_does_as_the_limiter(private_server: object) -> None:
     valkey: ValkeyServer = private_server()  # type: ignore[operator]
     async with open_store(str(valkey.url)) as store:

@@ -16,8 +16,10 @@ from starlette.types import Message
 from starlette.websockets import WebSocket
 
 from sark import Request, load, open_runtime
+from sark.events import Hub, LimitShadowed
 from sark.fastapi import LimitFields, RateLimit, TrustedProxies, install, open_limiter
-from sark.ratelimit import Limit, RateLimiter
+from sark.ratelimit import Limit, RateLimiter, Rules
+from sark.ratelimit.rules import Patterns, Rule
 from tests.support.applications import served
 from tests.support.gateways import open_store
 from tests.support.polling import until
@@ -41,7 +43,7 @@ def user(x_user: Annotated[str | None, Header()] = None) -> str | None:
 async def running(
     server: ValkeyServer,
     routes: Callable[[FastAPI], None],
-    default: Limit | None = None,
+    default: Limit | Rules | None = None,
     **options: Any,
 ) -> AsyncIterator[aiohttp.ClientSession]:
     """An application with the routes, served; its limiter is opened when it starts."""
@@ -313,6 +315,81 @@ async def test_without_limits_of_its_own_the_limiters_rules_apply(server: Valkey
         assert await statuses(http, times=2, X_User="ann") == [200, 429]
 
 
+GOLD = Rule("gold", ("user",), (Limit(20),), tiers=frozenset({"gold"}))
+EXPORTS = Rule("exports", ("user",), (Limit(10),), actions=Patterns(["report:export"]))
+BY_MORE = Rules(None, (EXPORTS, GOLD), costs=[(Patterns(["report:*"]), 5)])
+
+
+async def test_rules_may_go_by_tier_action_and_cost(server: ValkeyServer) -> None:
+    def tier(x_tier: Annotated[str | None, Header()] = None) -> str | None:
+        return x_tier
+
+    def action(x_action: Annotated[str | None, Header()] = None) -> str | None:
+        return x_action
+
+    def cost(x_cost: Annotated[int | None, Header()] = None) -> Any:
+        return x_cost
+
+    def routes(app: FastAPI) -> None:
+        given = RateLimit(by=user, tier=tier, action=action, cost=cost)
+        app.get("/", dependencies=[Depends(given)])(user)
+        fixed = RateLimit(by=user, tier="gold", action="report:read", cost=2)
+        app.get("/fixed", dependencies=[Depends(fixed)])(user)
+        own = RateLimit("10/minute", by=user, cost=cost)
+        app.get("/own", dependencies=[Depends(own)])(user)
+
+    def left(limits: dict[str, Any]) -> dict[str, int]:
+        return {name: limit["r"] for name, limit in limits.items() if name != "none"}
+
+    async with running(server, routes, BY_MORE) as http:
+        assert left((await get(http, X_User="ann"))[1]) == {}
+        assert left((await get(http, X_User="ann", X_Tier="gold"))[1]) == {"gold": 19}
+        assert left((await get(http, X_User="ann", X_Action="report:export"))[1]) == {"exports": 5}
+        found = await get(http, X_User="ann", X_Tier="gold", X_Action="report:a", X_Cost="3")
+        assert left(found[1]) == {"gold": 16}
+        assert left((await get(http, X_User="ann", X_Tier="gold", X_Cost="0"))[1]) == {"gold": 16}
+        # One that costs more than the limit ever admits could wait forever.
+        assert await statuses(http, X_User="ann", X_Tier="gold", X_Cost="21") == [422]
+        assert left((await get(http, "/fixed", X_User="bob"))[1]) == {"gold": 18}
+        assert [*left((await get(http, "/own", X_User="bob", X_Cost="4"))[1]).values()] == [6]
+        assert await statuses(http, "/own", 2, X_User="bob", X_Cost="4") == [200, 429]
+
+
+async def test_what_is_no_tier_action_or_cost_is_an_error(
+    server: ValkeyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    wrong: list[dict[str, Any]] = [{"tier": 1}, {"action": b"a"}, {"cost": "1"}, {"cost": -1}]
+
+    def routes(app: FastAPI) -> None:
+        for number, given in enumerate(wrong):
+            options: Any = {name: (lambda value=value: value) for name, value in given.items()}
+            app.get(f"/{number}", dependencies=[Depends(RateLimit(**options))])(user)
+
+    async with running(server, routes, BY_MORE) as http:
+        for number, given in enumerate(wrong):
+            assert await statuses(http, f"/{number}") == [500]
+            assert f"{next(iter(given))}: got " in caplog.text
+            caplog.clear()
+
+
+async def test_in_shadow_mode_a_route_refuses_nobody_and_tells_nothing(
+    server: ValkeyServer,
+) -> None:
+    shadowed: list[str] = []
+    hub = Hub()
+    hub.on(LimitShadowed, lambda event: shadowed.append(event.policy))
+    async with open_store(str(server.url), hub=hub) as store:
+        app = FastAPI()
+        install(app, RateLimiter(store, None))
+        tried = RateLimit("1/minute", name="tried", shadow=True)
+        app.get("/", dependencies=[Depends(tried)])(user)
+        assert "429" not in app.openapi()["paths"]["/"]["get"]["responses"]
+        async with served(app) as url, http_client(url) as http:
+            assert await get(http) == (200, {"none": {}})
+            assert await statuses(http, times=2) == [200, 200]
+    assert shadowed == ["tried", "tried"]
+
+
 async def test_a_runtime_serves_as_well(server: ValkeyServer, tmp_path: Path) -> None:
     environ = {
         "VALKEY_URL": str(server.url),
@@ -495,6 +572,8 @@ async def test_what_is_missing_is_told(caplog: pytest.LogCaptureFixture) -> None
         (["1/minute", "5/60 seconds"], {}),
         (["1/minute"], {"name": "a name"}),
         (["1/minute"], {"cost": 2}),
+        (["1/minute"], {"tier": "gold"}),
+        (["1/minute"], {"action": "x:read"}),
         (["1/minute"], {"by": "user"}),
     ],
 )

@@ -181,6 +181,48 @@ async def test_the_limiters_rules_may_go_by_path(server: ValkeyServer) -> None:
     assert found == [200, 429, 200, 200]
 
 
+async def test_the_limiters_rules_may_go_by_tier_action_and_cost(server: ValkeyServer) -> None:
+    def header(name: bytes) -> Any:
+        return lambda scope: (dict(scope["headers"]).get(name) or b"").decode()
+
+    def cost(scope: Scope) -> int | None:
+        return int(dict(scope["headers"]).get(b"x-cost", b"0")) or None
+
+    rules = Rules(
+        None,
+        (
+            Rule("exports", ("ip",), (Limit(10),), actions=Patterns(["report:*"])),
+            Rule("gold", ("ip",), (Limit(20),), tiers=frozenset({"gold"})),
+        ),
+        costs=[(Patterns(["report:*"]), 5)],
+    )
+    given = {"tier": header(b"x-tier"), "action": header(b"x-action"), "cost": cost}
+    async with open_store(str(server.url)) as store:
+        app = RateLimitMiddleware(hello, limiter=RateLimiter(store, rules), **given)
+        async with served(app) as url, http_client(url) as http:
+
+            async def left(**headers: str) -> dict[str, Any]:
+                async with http.get("/", headers=headers) as response:
+                    fields = parse_list(response.headers.get("RateLimit", '"none";r=0'))
+                    return {name: each["r"] for name, each in fields.items()}
+
+            assert await left() == {"none": 0}
+            assert await left(**{"X-Tier": "gold"}) == {"gold": 19}
+            assert await left(**{"X-Tier": "gold", "X-Cost": "4"}) == {"gold": 15}
+            assert await left(**{"X-Action": "report:a"}) == {"exports": 5}
+        app = RateLimitMiddleware(hello, limiter=RateLimiter(store, rules), tier="gold", cost=5)
+        async with served(app) as url, http_client(url) as http:
+            assert await statuses(http, {}, {}, {}, {}) == [200, 200, 200, 429]
+
+
+async def test_in_shadow_mode_it_refuses_nobody(server: ValkeyServer) -> None:
+    async with limited(server, "1/minute", shadow=True) as http:
+        for _ in range(3):
+            async with http.get("/") as response:
+                assert response.status == 200
+                assert "RateLimit" not in response.headers
+
+
 async def test_the_limiters_lists_apply_and_may_change(server: ValkeyServer) -> None:
     own = Listed(networks=(ip_network("127.0.0.0/8"),))
     async with open_store(str(server.url)) as store:
@@ -315,6 +357,7 @@ async def test_without_a_limiter_nothing_is_let_through() -> None:
         {"limits": ["1/minute"], "namespace": "My App"},
         {"limits": ["1/minute"], "cost": 2},
         {"limits": ["1/minute"], "cost": 0},
+        {"limits": ["1/minute"], "tier": "gold"},
     ],
 )
 def test_mistakes_show_at_once(options: dict[str, Any]) -> None:

@@ -132,7 +132,7 @@ def _limited_operations(app: FastAPI, document: dict[str, Any]) -> Iterator[dict
 
 
 def _limits_in(dependant: Dependant) -> Iterator[bool]:
-    yield isinstance(dependant.call, RateLimit)
+    yield isinstance(dependant.call, RateLimit) and not dependant.call.shadow
     for dependency in dependant.dependencies:
         yield from _limits_in(dependency)
 

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from sark.errors import SarkError
 from sark.http.client_address import TrustedProxies
 from sark.http.problems import limit_response, problem_of, problem_response
+from sark.http.ratelimit_charging import ChargedBy, charge_request, refuse_useless
 from sark.http.ratelimit_fields import Fields, LimitFields
 from sark.http.ratelimit_state import limiter_of
 from sark.ops.logs import Quiet, logger
@@ -39,12 +40,18 @@ class RateLimitMiddleware:
         identify: Tells who asks, from the ASGI scope: identities that are charged together. By
             default the client's address. Nobody (an empty list) is not limited.
         exclude: Paths that are not limited; one that ends in ``*`` stands for all that begin so.
-        cost: How many requests one counts as.
+        tier: The caller's plan, which the limiter's rules may look at: a text, or what gives it for
+            a scope, from a verified claim alone.
+        action: What is asked for, likewise.
+        cost: How many requests one counts as: a number, or what gives it for a scope. Left out,
+            what the rules say of the action, else 1.
+        shadow: Count and report by ``limits``, and refuse nobody.
         proxies: Who is believed about the client's address; by default nobody.
         fields: What answers tell of the limits.
 
     Raises:
-        ValueError: A limit, the name, the namespace or the cost is not usable.
+        ValueError: A limit, the name, the namespace or the cost is not usable, or limits are given
+            a tier or an action.
     """
 
     def __init__(
@@ -57,14 +64,22 @@ class RateLimitMiddleware:
         namespace: str = "",
         identify: Callable[[Scope], Sequence[Identity]] | None = None,
         exclude: Iterable[str] = (),
-        cost: int = 1,
+        tier: str | Callable[[Scope], str | None] | None = None,
+        action: str | Callable[[Scope], str | None] | None = None,
+        cost: int | Callable[[Scope], int | None] | None = None,
+        shadow: bool = False,
         proxies: TrustedProxies | None = None,
         fields: LimitFields | None = None,
     ) -> None:
         self._app = app
         self._limiter = limiter
-        self._named = _named(limits, qualify(namespace, name), cost)
-        self._cost = cost
+        refuse_useless(limits, tier=tier, action=action)
+        one = cost if isinstance(cost, int) else 1
+        qualified = qualify(namespace, name)
+        self._named = (
+            NamedLimits(limits, name=qualified, cost=one, shadow=shadow) if limits else None
+        )
+        self._charged_by = _charged_by(tier, action, cost)
         self._identify = identify or _by_address(proxies or TrustedProxies())
         excluded = tuple(exclude)
         self._paths = frozenset(path for path in excluded if not path.endswith("*"))
@@ -94,17 +109,11 @@ class RateLimitMiddleware:
     async def _charge(self, scope: Scope) -> Charge:
         limiter = self._limiter or limiter_of(scope)
         identities = identities_of(self._identify(scope), "identify")
-        if self._named is not None:
-            return await self._named.check(limiter, identities)
-        cost = None if self._cost == 1 else self._cost
-        return await limiter.check(identities, path=scope["path"], cost=cost)
+        by = self._charged_by(scope)
+        return await charge_request(limiter, self._named, identities, scope["path"], by)
 
     def _is_excluded(self, path: str) -> bool:
         return path in self._paths or path.startswith(self._prefixes)
-
-
-def _named(limits: Sequence[str | Limit], name: str, cost: int) -> NamedLimits | None:
-    return NamedLimits(limits, name=name, cost=cost) if limits else None
 
 
 def with_fields(send: Send, fields: Callable[[], Fields]) -> Send:
@@ -140,6 +149,25 @@ async def _answer(response: Response, scope: Scope, receive: Receive, send: Send
         return
     await receive()  # the client's wish to connect
     await refuse_websocket(response, scope, receive, send)
+
+
+def _charged_by(
+    tier: str | Callable[[Scope], str | None] | None,
+    action: str | Callable[[Scope], str | None] | None,
+    cost: int | Callable[[Scope], int | None] | None,
+) -> Callable[[Scope], ChargedBy]:
+    if not (callable(tier) or callable(action) or callable(cost)):
+        fixed = ChargedBy(tier, action, cost)
+        return lambda _: fixed
+
+    def charged_by(scope: Scope) -> ChargedBy:
+        return ChargedBy(
+            tier(scope) if callable(tier) else tier,
+            action(scope) if callable(action) else action,
+            cost(scope) if callable(cost) else cost,
+        )
+
+    return charged_by
 
 
 def _by_address(proxies: TrustedProxies) -> Callable[[Scope], Sequence[Identity]]:

@@ -24,6 +24,7 @@ def limited(
     name: str | None = None,
     namespace: str = "",
     cost: int = 1,
+    shadow: bool = False,
 ) -> Callable[[Callable[P, Awaitable[T]]], Callable[P, Awaitable[T]]]:
     """Limit how often a coroutine function is called, across all processes.
 
@@ -41,6 +42,7 @@ def limited(
             module and its name there.
         namespace: Keeps them apart from those of other programs on the same Valkey.
         cost: How many calls one counts as.
+        shadow: Count and report, and refuse nobody.
 
     Returns:
         A decorator. The function then raises ``LimitExceededError`` instead of running, and
@@ -56,7 +58,8 @@ def limited(
         # Told now: of a plain function the call would be charged, and its result not awaitable.
         if not iscoroutinefunction(function):
             raise TypeError(f"got {_spelled(function)}, expected a coroutine function (async def)")
-        named = NamedLimits(limits, name=qualify(namespace, name or _name_of(function)), cost=cost)
+        qualified = qualify(namespace, name or _name_of(function))
+        named = NamedLimits(limits, name=qualified, cost=cost, shadow=shadow)
 
         @wraps(function)
         async def call(*args: P.args, **kwargs: P.kwargs) -> T:

@@ -35,29 +35,36 @@ class NamedLimits:
             them have to admit a request.
         name: Who uses the same name, in whatever process, shares the counters.
         cost: How many requests one counts as.
+        shadow: Count and report, and refuse nobody.
 
     Raises:
         ValueError: A limit, the name or the cost is not usable, or there is no limit.
     """
 
-    def __init__(self, limits: Sequence[str | Limit], *, name: str, cost: int = 1) -> None:
+    def __init__(
+        self, limits: Sequence[str | Limit], *, name: str, cost: int = 1, shadow: bool = False
+    ) -> None:
         self.limits = parse_limits(limits)
         self.name = check_name(name, _WHOLE_NAME)
         self.cost = cost
+        self.shadow = shadow
         most = min(limit.capacity for limit in self.limits)
         if not 1 <= cost <= most:
             raise ValueError(f"got a cost of {cost}, expected 1 to {most}, which the limits admit")
         self._derived: _Derived | None = None
 
-    async def check(self, limiter: RateLimiter, identities: Sequence[Identity]) -> Charge:
+    async def check(
+        self, limiter: RateLimiter, identities: Sequence[Identity], *, cost: int | None = None
+    ) -> Charge:
         """Charge a request: one round trip, whatever the number of limits and identities.
 
         Args:
             limiter: Where to charge. Its lists of who is allowed and denied apply here too.
             identities: Who asks; nobody is never refused.
+            cost: How many requests this one counts as; left out, as many as any.
 
         Raises:
-            InvalidRequestError: An ip is no address.
+            InvalidRequestError: An ip is no address, or the cost is more than a limit ever admits.
             StoreError: The server did not answer, and the limiter is to be closed then.
         """
         kinds = tuple(dict.fromkeys([kind for kind, _ in identities]))
@@ -65,7 +72,8 @@ class NamedLimits:
         # Another limiter, or one that was given other rules, has other lists.
         if derived is None or derived.of is not limiter or derived.rules is not limiter.rules:
             derived = self._derived = _Derived(limiter)
-        return await derived.limiter(self, kinds).check(identities, cost=self.cost)
+        cost = self.cost if cost is None else cost
+        return await derived.limiter(self, kinds).check(identities, cost=cost)
 
 
 class _Derived:
@@ -81,7 +89,7 @@ class _Derived:
     def limiter(self, named: NamedLimits, kinds: tuple[Kind, ...]) -> RateLimiter:
         found = self._limiters.get(kinds)
         if found is None:
-            rule = Rule(named.name, kinds, named.limits)
+            rule = Rule(named.name, kinds, named.limits, shadow=named.shadow)
             rules = Rules(None, (rule,), allow=self.rules.allow, deny=self.rules.deny)
             found = self._limiters[kinds] = self.of.with_rules(rules)
         return found
