@@ -14,7 +14,7 @@
     async def reports() -> list[str]: ...
 """
 
-from sark.errors import LimitExceededError
+from sark.errors import LimitDeniedError, LimitExceededError
 from sark.events import Hub
 from sark.http.client_address import TrustedProxies
 from sark.http.ratelimit_dependency import RateLimit
@@ -33,6 +33,7 @@ __all__ = [
     "Hub",
     "Identity",
     "Limit",
+    "LimitDeniedError",
     "LimitExceededError",
     "LimitFields",
     "LimiterMetrics",

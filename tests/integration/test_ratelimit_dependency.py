@@ -19,7 +19,7 @@ from sark import Request, load, open_runtime
 from sark.events import Hub, LimitShadowed
 from sark.fastapi import LimitFields, RateLimit, TrustedProxies, install, open_limiter
 from sark.ratelimit import Limit, RateLimiter, Rules
-from sark.ratelimit.rules import Patterns, Rule
+from sark.ratelimit.rules import Listed, Patterns, Rule
 from tests.support.applications import served
 from tests.support.gateways import open_store
 from tests.support.polling import until
@@ -439,6 +439,19 @@ async def test_a_limiter_alone_has_the_rules_of_its_file(
             assert await statuses(http, "/api/a", 3) == [200, 200, 429]
 
 
+async def test_who_is_on_the_deny_list_is_forbidden(server: ValkeyServer) -> None:
+    def routes(app: FastAPI) -> None:
+        app.get("/", dependencies=[Depends(RateLimit("5/minute", by=user))])(user)
+
+    rules = Rules(None, deny=Listed({"user": frozenset({"mallory"})}))
+    async with running(server, routes, rules) as http:
+        async with http.get("/", headers={"X-User": "mallory"}) as response:
+            problem = await assert_problem(response, 403, "limit-denied")
+            assert "Retry-After" not in response.headers
+        assert (problem["limit"], problem["policy"]) == ("user", "deny")
+        assert await statuses(http, X_User="ann") == [200]
+
+
 async def test_websockets_are_charged_when_opened(server: ValkeyServer) -> None:
     """By messages: no server with WebSockets is among the dependencies."""
     app = FastAPI()
@@ -523,6 +536,8 @@ class TestDocument:
             ]
             schema = responses["429"]["content"]["application/problem+json"]["schema"]
             assert {"policy", "retry_after", "violated-policies"} <= schema["properties"].keys()
+            denied = responses["403"]["content"]["application/problem+json"]["schema"]
+            assert denied["properties"]["type"] == {"const": "urn:sark:problem:limit-denied"}
             assert [*responses[status]["headers"]] == ["RateLimit-Policy", "RateLimit"]
             assert operation.get("parameters", []) == []
         assert "429" not in paths["/free"]["get"]["responses"]

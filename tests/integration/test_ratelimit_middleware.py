@@ -234,9 +234,11 @@ async def test_the_limiters_lists_apply_and_may_change(server: ValkeyServer) -> 
             assert await statuses(http, {}, {}) == [200, 429]
             limiter.rules = Rules(None, deny=own)
             async with http.get("/") as response:
-                problem = await assert_problem(response, 429, "quota-exceeded")
-                assert "RateLimit" not in response.headers
-            assert problem["violated-policies"] == [problem["policy"]] == ["deny"]
+                problem = await assert_problem(response, 403, "limit-denied")
+                assert not {"RateLimit", "RateLimit-Policy", "Retry-After"} & {*response.headers}
+            assert (problem["limit"], problem["policy"]) == ("ip", "deny")
+            assert problem["detail"] == "this ip is on the deny-list"
+            assert not {"retry_after", "quota", "violated-policies"} & {*problem}
 
 
 async def test_a_burst_is_told(server: ValkeyServer) -> None:
@@ -301,10 +303,14 @@ class TestWebSockets:
     """By messages: no server with WebSockets is among the dependencies."""
 
     async def open(
-        self, server: ValkeyServer, times: int, extensions: dict[str, Any]
+        self,
+        server: ValkeyServer,
+        times: int,
+        extensions: dict[str, Any],
+        rules: Rules | None = None,
     ) -> list[list[Message]]:
         async with open_store(str(server.url)) as store:
-            limiter = RateLimiter(store, None)
+            limiter = RateLimiter(store, rules)
             app = RateLimitMiddleware(hello, limiter=limiter, limits=("1/minute",))
             conversations = []
             for _ in range(times):
@@ -340,6 +346,16 @@ class TestWebSockets:
     async def test_where_the_server_cannot_answer_it_is_closed(self, server: ValkeyServer) -> None:
         _, refused = await self.open(server, 2, {})
         assert refused == [{"type": "websocket.close", "code": 1013, "reason": "rate limit"}]
+
+    async def test_who_is_denied_need_not_try_again(self, server: ValkeyServer) -> None:
+        deny = Listed(networks=(ip_network("192.0.2.0/24"),))
+        cases: list[tuple[dict[str, Any], int]] = [
+            ({}, 1008),
+            ({"websocket.http.response": {}}, 403),
+        ]
+        for extensions, expected in cases:
+            ((first, *_),) = await self.open(server, 1, extensions, Rules(None, deny=deny))
+            assert (first.get("code") or first["status"]) == expected
 
 
 async def test_without_a_limiter_nothing_is_let_through() -> None:

@@ -18,6 +18,7 @@ from sark.errors import (
     AuditError,
     InvalidRequestError,
     IssuerUnavailableError,
+    LimitDeniedError,
     LimitExceededError,
     QueueFullError,
     SarkError,
@@ -26,7 +27,7 @@ from sark.errors import (
     StoreError,
     UserMismatchError,
 )
-from sark.http.ratelimit_fields import QUOTA_EXCEEDED, LimitFields, refusing
+from sark.http.ratelimit_fields import LIMIT_DENIED, QUOTA_EXCEEDED, LimitFields, refusing
 from sark.ops.logs import Quiet
 from sark.ratelimit import LimitState
 
@@ -62,7 +63,7 @@ class Problem(msgspec.Struct, omit_defaults=True):
         field: The offending field of the request.
         retry_after: Seconds after which asking again makes sense.
         limit: Which identity's limit refused: ``user``, ``ip`` or ``apikey``.
-        policy: Name of the limit that refused.
+        policy: Name of the limit that refused; ``deny`` for the deny-list.
         quota: Most requests in its window.
         window: Length of its window in seconds.
         violated_policies: Names of all limits that refused.
@@ -114,7 +115,7 @@ def problem_response(problem: Problem, headers: Mapping[str, str] | None = None)
 
 
 def limit_response(error: LimitExceededError, fields: LimitFields) -> Response:
-    """Render the refusal of a rate limit: 429, and when to ask again."""
+    """Render the refusal of a rate limit: 429, and when to ask again; 403 of the deny-list."""
     problem = _limited(error)
     response = Response(_encode(problem), problem.status, media_type="application/problem+json")
     response.raw_headers += fields.refused(problem.limits, error.policy, error.retry_after)
@@ -244,6 +245,16 @@ def _refused_session(error: SessionError) -> Problem:
 
 
 def _limited(error: LimitExceededError) -> Problem:
+    if isinstance(error, LimitDeniedError):
+        return Problem(
+            LIMIT_DENIED,
+            "Denied",
+            403,
+            str(error),
+            limit=error.kind,
+            policy=error.policy,
+            decision_id=error.decision_id,
+        )
     states = tuple(
         state for state in error.limits if isinstance(state, LimitState) and not state.shadow
     )

@@ -25,12 +25,22 @@ from time import time
 from sark.ratelimit import LimitState
 from sark.settings import LegacyHeaders, SentHeaders, Settings
 
-__all__ = ["QUOTA_EXCEEDED", "Fields", "LimitFields", "check_policy_name", "refusing"]
+__all__ = [
+    "LIMIT_DENIED",
+    "QUOTA_EXCEEDED",
+    "Fields",
+    "LimitFields",
+    "check_policy_name",
+    "refusing",
+]
 
 Fields = list[tuple[bytes, bytes]]
 
 QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 """The draft's problem type of a request that is over a limit (section 5.1)."""
+
+LIMIT_DENIED = "urn:sark:problem:limit-denied"
+"""The problem type of a request from somebody on the deny-list: no quota, so waiting is no use."""
 
 _ITEM_NAME = re.compile(r"[ -~]{1,256}")
 

@@ -17,7 +17,12 @@ from sark.http.problems import limit_response, problem_of, problem_response
 from sark.http.ratelimit_dependency import CHARGES, RateLimit
 from sark.http.ratelimit_fields import Fields, LimitFields
 from sark.http.ratelimit_middleware import refuse_websocket, with_fields
-from sark.http.ratelimit_openapi import PROBLEM_SCHEMA, admitted_headers, refused_headers
+from sark.http.ratelimit_openapi import (
+    DENIED_SCHEMA,
+    PROBLEM_SCHEMA,
+    admitted_headers,
+    refused_headers,
+)
 from sark.http.ratelimit_state import LimitOptions
 from sark.ratelimit import Charge, RateLimiter
 from sark.ratelimit.named import check_name
@@ -25,7 +30,8 @@ from sark.runtime import Runtime
 
 __all__ = ["install"]
 
-_DESCRIPTION = "A rate limit refuses; Retry-After says when to ask again"
+_REFUSED = "A rate limit refuses; Retry-After says when to ask again"
+_DENIED = "The deny-list of the rate limits names who asks"
 
 
 def install(
@@ -142,6 +148,8 @@ def _describe(responses: dict[str, Any], fields: LimitFields) -> None:
     for status, response in responses.items():
         if status.startswith("2"):
             response["headers"] = {**admitted_headers(fields), **response.get("headers", {})}
-    refused = responses.setdefault("429", {"description": _DESCRIPTION})
+    refused = responses.setdefault("429", {"description": _REFUSED})
     refused["headers"] = {**refused_headers(fields), **refused.get("headers", {})}
     refused.setdefault("content", {"application/problem+json": {"schema": PROBLEM_SCHEMA}})
+    denied = {"application/problem+json": {"schema": DENIED_SCHEMA}}
+    responses.setdefault("403", {"description": _DENIED, "content": denied})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from http import HTTPStatus
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,12 +20,13 @@ from sark.ratelimit.named import NamedLimits, identities_of, qualify, refusal_of
 
 __all__ = ["RateLimitMiddleware", "refuse_websocket", "with_fields"]
 
-TRY_AGAIN_LATER = 1013
+POLICY_VIOLATION, TRY_AGAIN_LATER = 1008, 1013
+"""Codes that close a WebSocket (RFC 6455, section 7.4, and its registry)."""
 _STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 
 
 class RateLimitMiddleware:
-    """Charges every request, and answers 429 to those that a limit refuses.
+    """Charges every request, and answers 429 to those that a limit refuses (403: the deny-list).
 
     A WebSocket is charged once, when it is opened. What happens while Valkey is away is the
     limiter's setting.
@@ -140,7 +142,8 @@ async def refuse_websocket(response: Response, scope: Scope, receive: Receive, s
     if "websocket.http.response" in scope.get("extensions", {}):
         await response(scope, receive, send)
     else:
-        await send({"type": "websocket.close", "code": TRY_AGAIN_LATER, "reason": "rate limit"})
+        code = POLICY_VIOLATION if response.status_code == HTTPStatus.FORBIDDEN else TRY_AGAIN_LATER
+        await send({"type": "websocket.close", "code": code, "reason": "rate limit"})
 
 
 async def _answer(response: Response, scope: Scope, receive: Receive, send: Send) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import cast
 
-from sark.errors import LimitExceededError
+from sark.errors import LimitDeniedError, LimitExceededError
 from sark.ratelimit.limit import KINDS, Charge, Identity, Kind, Limit, parse_limit
 from sark.ratelimit.limits import RateLimiter
 from sark.ratelimit.rules import Rule, Rules
@@ -179,12 +179,21 @@ def identities_of(given: object, giver: str = "this") -> Sequence[Identity]:
     return cast("Sequence[Identity]", given)
 
 
-def refusal_of(charge: Charge) -> LimitExceededError:
-    """Build the error that tells of a refusal."""
+def refusal_of(charge: Charge, decision_id: str = "") -> LimitExceededError:
+    """Build the error that tells of a refusal.
+
+    Args:
+        charge: What refused.
+        decision_id: Id of the audit event under which it is recorded.
+    """
     assert charge.refused is not None  # noqa: S101 - a refused charge names who refused
+    kind, _ = charge.refused
+    if charge.source == "rules":
+        return LimitDeniedError(kind, decision_id=decision_id)
     return LimitExceededError(
-        charge.refused[0],
+        kind,
         retry_after=charge.retry_after,
         limits=charge.states,
+        decision_id=decision_id,
         policy=charge.policy,
     )
