@@ -8,10 +8,15 @@ from typing import Any
 
 import pytest
 
+from sark import Request, open_runtime
+from sark.errors import StoreError
 from sark.fastapi import Hub, LimiterMetrics, limiter_health, load, open_limiter
+from sark.ops.health import readiness
 from tests.support.polling import until
+from tests.support.service import write_policies
 
 RULES = '[rules.a]\nkind = "user"\nlimits = ["{}/minute"]\n'
+AWAY = "not shared, since Valkey does not answer: checked by themselves they are {}"
 
 
 def figures(metrics: LimiterMetrics) -> dict[str, float]:
@@ -61,10 +66,7 @@ async def test_a_broken_file_and_a_dead_server_are_told(
         assert figures(metrics)["fallback"] == 1
         assert 'event="limits checked without valkey" mode=local' in caplog.text
         health = await limiter_health(limiter)
-        assert (health.ok, health.detail) == (
-            False,
-            "not shared, since Valkey does not answer: local",
-        )
+        assert (health.ok, health.detail) == (False, AWAY.format("counted in each process (local)"))
     assert b"sark_ratelimit_fallback_total" in metrics.expose()[0]
 
 
@@ -77,3 +79,23 @@ async def test_the_log_may_be_left_to_the_program(
         valkey.kill()
         assert (await limiter.check([("user", "bob")])).source == "local"
     assert "limits checked without valkey" not in caplog.text
+
+
+async def test_a_service_tells_what_its_limits_do_meanwhile(
+    private_server: Any, tmp_path: Path
+) -> None:
+    valkey = private_server()
+    environ = {
+        "VALKEY_URL": str(valkey.url),
+        "SARK_KEY_DIR": str(tmp_path / "keys"),
+        "SARK_POLICY_DIR": str(write_policies(tmp_path / "policies")),
+        "SARK_LIMITS_WITHOUT_VALKEY": "open",
+    }
+    async with open_runtime(load(environ)) as runtime:
+        valkey.kill()
+        assert (await runtime.gateway.limiter.check([("user", "ann")])).source == "open"
+        with pytest.raises(StoreError):
+            await runtime.authorize(Request(user_id="ann", action="x:read", resource="r"))
+        checks = {check.part: check for check in (await readiness(runtime)).checks}
+        expected = AWAY.format("not checked (open)") + "; authorize answers 503"
+        assert (checks["limits"].ok, checks["limits"].detail) == (False, expected)

@@ -8,10 +8,16 @@ import msgspec
 
 from sark.errors import StoreError
 from sark.ratelimit import RateLimiter
+from sark.ratelimit.limits import Fallback
 from sark.runtime import Runtime
 
 __all__ = ["Check", "Readiness", "limiter_health", "readiness"]
 
+WITHOUT_VALKEY: dict[Fallback, str] = {
+    "local": "counted in each process (local)",
+    "open": "not checked (open)",
+    "closed": "refused (closed)",
+}
 # Anybody may ask for the report, so it doesn't tell where servers are and how they fail.
 NO_ANSWER = "does not answer; the log and /v1/status say why"
 
@@ -50,7 +56,10 @@ async def readiness(runtime: Runtime) -> Readiness:
         _servers(runtime), _queue(runtime), _evaluator(runtime)
     )
     away = any(server.required and not server.ok for server in servers)
-    checks = (*servers, queue, engine, _limits(runtime.gateway.limiter, away=away))
+    limits = _limits(runtime.gateway.limiter, away=away)
+    if away:
+        limits = msgspec.structs.replace(limits, detail=f"{limits.detail}; authorize answers 503")
+    checks = (*servers, queue, engine, limits)
     if runtime.settings.warm_ready_ms:
         warm_up = runtime.warm_up
         ok = not warm_up.holds_readiness
@@ -95,7 +104,8 @@ def _limits(limiter: RateLimiter, *, away: bool) -> Check:
     rules = limiter.rules
     detail = f"shared, revision {rules.revision}, {len(rules.rules)} rules"
     if away:
-        detail = f"not shared, since Valkey does not answer: {limiter.fallback}"
+        how = WITHOUT_VALKEY[limiter.fallback]
+        detail = f"not shared, since Valkey does not answer: checked by themselves they are {how}"
     if limiter.refused_rules:
         detail += "; the limits file was refused and the running rules stay, the log says why"
     ok = not away and not limiter.refused_rules
