@@ -273,6 +273,25 @@ async def test_what_is_no_id_limits_nobody_and_says_so(
         assert {key.split(b":")[1] for key in client.scan_iter("ratelimit:*")} <= {b"user", b"top"}
 
 
+async def test_two_identities_of_a_kind_are_told_under_one_name(server: ValkeyServer) -> None:
+    def both(x_org: Annotated[str, Header()], x_user: Annotated[str, Header()]) -> Any:
+        return [("user", x_user), ("user", x_org)]
+
+    def routes(app: FastAPI) -> None:
+        limit = RateLimit("2/minute", by=both, name="both")
+        app.get("/", dependencies=[Depends(limit)])(user)
+
+    async with running(server, routes) as http:
+        for name, left in (("ann", 1), ("bob", 0)):
+            status, limits = await get(http, X_User=name, X_Org="acme")
+            assert (status, limits["both"]["r"]) == (200, left)
+        async with http.get("/", headers={"X-User": "cy", "X-Org": "acme"}) as response:
+            problem = await assert_problem(response, 429, "quota-exceeded")
+            assert parse_list(response.headers["RateLimit-Policy"]) == {"both": {"q": 2, "w": 60}}
+        assert problem["violated-policies"] == ["both"]
+        assert [state["remaining"] for state in problem["limits"]] == [0]
+
+
 async def test_behind_a_proxy(server: ValkeyServer) -> None:
     def routes(app: FastAPI) -> None:
         app.get("/", dependencies=[Depends(RateLimit("1/minute", by="ip"))])(user)
@@ -296,6 +315,10 @@ async def test_every_answer_of_a_charged_route_tells_it(server: ValkeyServer) ->
         async def missing() -> None:
             raise HTTPException(404)
 
+        @app.get("/boom", dependencies=limit)
+        async def boom() -> None:
+            raise ZeroDivisionError
+
         app.get("/free")(user)
 
     async with running(server, routes) as http:
@@ -303,6 +326,8 @@ async def test_every_answer_of_a_charged_route_tells_it(server: ValkeyServer) ->
             status, limits = await get(http, path)
             assert (status, [limit["r"] for limit in limits.values()]) == (expected, [99])
         assert await get(http, "/free") == (200, {"none": {}})
+        # Starlette answers an exception without handler outside of every middleware.
+        assert await get(http, "/boom") == (500, {"none": {}})
 
 
 async def test_without_limits_of_its_own_the_limiters_rules_apply(server: ValkeyServer) -> None:

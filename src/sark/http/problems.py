@@ -27,7 +27,7 @@ from sark.errors import (
     StoreError,
     UserMismatchError,
 )
-from sark.http.ratelimit_fields import LIMIT_DENIED, QUOTA_EXCEEDED, LimitFields, refusing
+from sark.http.ratelimit_fields import LIMIT_DENIED, QUOTA_EXCEEDED, LimitFields, refusing, told
 from sark.ops.logs import Quiet
 from sark.ratelimit import LimitState
 
@@ -255,9 +255,7 @@ def _limited(error: LimitExceededError) -> Problem:
             policy=error.policy,
             decision_id=error.decision_id,
         )
-    states = tuple(
-        state for state in error.limits if isinstance(state, LimitState) and not state.shadow
-    )
+    states = tuple(told([state for state in error.limits if isinstance(state, LimitState)]))
     refused = next((state for state in states if state.policy == error.policy), None)
     return Problem(
         QUOTA_EXCEEDED,

@@ -83,7 +83,11 @@ def install(
 
 
 class _ToldLimits:
-    """Adds the fields of what routes charged; any answer carries them, also an error."""
+    """Adds the fields of what routes charged, also to an answer that an exception became.
+
+    All but the 500 of an exception that nobody handles: Starlette answers that outside of every
+    middleware.
+    """
 
     def __init__(self, app: ASGIApp, fields: LimitFields) -> None:
         self._app = app
@@ -102,8 +106,7 @@ class _ToldLimits:
         # A refusal has told all there is to tell.
         if not charges or not all(charge.admitted for charge in charges):
             return []
-        states = {state.policy: state for charge in charges for state in charge.states}
-        return self._fields.admitted([*states.values()])
+        return self._fields.admitted([state for charge in charges for state in charge.states])
 
 
 def _for_websocket(response: Response) -> Response:
