@@ -108,7 +108,7 @@ async def authorize_many(gateway: Gateway, batch: BatchRequest, *, tier: str = "
         InvalidRequestError: A field is unusable, or there are more questions than a window
             admits; nothing was charged or recorded.
         SessionError: The access token isn't accepted; recorded once, nothing was charged.
-        LimitExceededError: A limit refused the batch as a whole; recorded once.
+        LimitExceededError: A limit or the deny-list refused the batch as a whole; recorded once.
         StoreError: Valkey did not answer in time, so nothing was decided.
         AuditError: Not every answer could be recorded, so none may be given.
     """

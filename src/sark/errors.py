@@ -28,6 +28,7 @@
     ├── EvaluationError             the policy engine failed; never cached, always a denial
     │   └── EvaluatorBusyError      ... was not asked: too many evaluations are under way
     ├── LimitExceededError          a rate limit refused the request
+    │   └── LimitDeniedError        ... because the deny-list names who asks; waiting is no use
     └── AuditError                  an answer's audit event was not accepted
         └── QueueFullError          ... because the event queue is at its bound
 
@@ -47,6 +48,7 @@ __all__ = [
     "EvaluatorBusyError",
     "InvalidRequestError",
     "IssuerUnavailableError",
+    "LimitDeniedError",
     "LimitExceededError",
     "PolicyError",
     "PoolExhaustedError",
@@ -219,7 +221,7 @@ class LimitExceededError(SarkError):
 
     Attributes:
         kind: Which identity is at its limit: ``user``, ``ip`` or ``apikey``.
-        retry_after: Seconds until the request would be admitted.
+        retry_after: Seconds until the request would be admitted; 0 when waiting is no use.
         limits: Every limit's state, as in an answer.
         decision_id: Id of the audit event under which the refusal is recorded; empty where
             refusals aren't recorded.
@@ -236,15 +238,23 @@ class LimitExceededError(SarkError):
         policy: str = "",
     ) -> None:
         named = f" ({policy})" if policy not in {"", kind} else ""
-        what = f"the rate limit of this {kind}{named} is exhausted"
-        if policy == "deny":
-            what = f"this {kind} is on the deny-list"
-        super().__init__(f"{what}; retry in {retry_after} s")
+        super().__init__(
+            f"the rate limit of this {kind}{named} is exhausted; retry in {retry_after} s"
+        )
         self.kind = kind
         self.policy = policy or kind
         self.retry_after = retry_after
         self.limits = limits
         self.decision_id = decision_id
+
+
+class LimitDeniedError(LimitExceededError):
+    """The deny-list names who asks, so nothing was charged and waiting is no use."""
+
+    def __init__(self, kind: str, *, decision_id: str = "") -> None:
+        super().__init__(kind, retry_after=0, limits=(), decision_id=decision_id, policy="deny")
+        # The message of its base names a wait.
+        self.args = (f"this {kind} is on the deny-list",)
 
 
 class AuditError(SarkError):

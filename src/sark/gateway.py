@@ -38,6 +38,7 @@ from sark.policy.generations import LOOKUP_FRAGMENTS, fresh_nonce
 from sark.policy.question import MAX_ID_BYTES, check_context, check_size, check_text
 from sark.ratelimit import Charge, ChargePlan, Identity, LimitState, RateLimiter, canonical_ip
 from sark.ratelimit.limits import CHARGE_FRAGMENTS, PLAIN_FRAGMENTS
+from sark.ratelimit.named import refusal_of
 from sark.ratelimit.plan import denial
 from sark.sessions import AccessClaims, Sessions
 from sark.sessions.checks import SessionCheck
@@ -181,7 +182,8 @@ class Gateway:
         Raises:
             InvalidRequestError: A field is unusable; nothing was charged or recorded.
             SessionError: The access token isn't accepted; recorded, charged to the address.
-            LimitExceededError: A rate limit refused; recorded.
+            LimitExceededError: A rate limit refused, or the deny-list (``LimitDeniedError``);
+                recorded.
             StoreError: Valkey did not answer in time, so nothing was decided.
             AuditError: The answer could not be recorded, so it may not be given.
         """
@@ -376,13 +378,7 @@ class Gateway:
             deadline=deadline,
         )
         self.store.hub.emit(LimitRefused(kind))
-        return LimitExceededError(
-            kind,
-            retry_after=charge.retry_after,
-            limits=charge.states,
-            decision_id=recorded_as,
-            policy=charge.policy,
-        )
+        return refusal_of(charge, recorded_as)
 
 
 async def ttl_of(outcome: Outcome, deadline: float) -> int:

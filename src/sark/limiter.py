@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 from sark.events import Hub
 from sark.file_watch import FileWatcher, fingerprint
+from sark.ops.logs import report_events
 from sark.parts.background import background
 from sark.parts.limits import default_limit, limiter_of
 from sark.ratelimit import RateLimiter
@@ -22,7 +23,7 @@ __all__ = ["open_limiter"]
 
 @contextlib.asynccontextmanager
 async def open_limiter(
-    settings: Settings, *, hub: Hub | None = None, ephemeral: bool = False
+    settings: Settings, *, hub: Hub | None = None, ephemeral: bool = False, logs: bool = True
 ) -> AsyncIterator[RateLimiter]:
     """Open a limiter, on an embedded Valkey unless ``VALKEY_URL`` is set.
 
@@ -30,13 +31,16 @@ async def open_limiter(
 
     Args:
         settings: Where Valkey is and what the limits are.
-        hub: Where events go.
+        hub: Where events go, for metrics and reports of one's own.
         ephemeral: Let an embedded server forget its data at the end.
+        logs: Log what goes wrong, under the name ``sark``; False for a hub that is logged already.
 
     Raises:
         ConfigurationError: The limits file is not usable or the embedded server doesn't start.
     """
     hub = hub or Hub()
+    if logs:
+        report_events(hub)
     default = default_limit(settings)
     paths = [] if settings.limits_file is None else [settings.limits_file]
     seen = fingerprint(paths)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sark.batch import BatchQuestion, BatchRequest, authorize_many
-from sark.errors import InvalidRequestError, LimitExceededError
+from sark.errors import InvalidRequestError, LimitDeniedError, LimitExceededError
 from sark.ratelimit import Limit, Rules
 from sark.ratelimit.rules import Listed, Patterns, Rule
 from tests.support.gateways import ask, assert_account_is_exact, open_gateway, queued
@@ -89,13 +89,18 @@ async def test_who_is_denied_is_refused_and_recorded_before_anything_else(
 ) -> None:
     async with open_gateway(server.url, limit=RULES) as gateway:
         for _ in range(3):
-            with pytest.raises(LimitExceededError, match="is on the deny-list") as caught:
+            with pytest.raises(
+                LimitDeniedError, match=r"^this user is on the deny-list$"
+            ) as caught:
                 await gateway.authorize(ask("mallory"))
-        assert caught.value.policy == "deny"
+        denied = caught.value
+        assert (denied.kind, denied.policy) == ("user", "deny")
+        assert (denied.retry_after, denied.limits) == (0, ())
         batch = BatchRequest(user_id="mallory", questions=[BatchQuestion(action="a", resource="r")])
-        with pytest.raises(LimitExceededError):
+        with pytest.raises(LimitDeniedError):
             await authorize_many(gateway, batch)
         (event,) = queued(server)
+        assert denied.decision_id == event["id"]
         assert (event["user_id"], event["allow"]) == ("mallory", False)
         with server.client() as client:
             assert not list(client.scan_iter("ratelimit:*"))

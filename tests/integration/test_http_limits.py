@@ -6,11 +6,13 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
+from tests.support.http_sessions import SERVICE_TOKEN, TRUSTED, bearer, call, issue
 from tests.support.service import SarkService, assert_problem, http_client
 from tests.support.structured_fields import parse_list
 
@@ -195,3 +197,31 @@ async def test_a_full_queue_refuses_without_answering(tmp_path: Any) -> None:
         (full,) = [check for check in report["checks"] if not check["ok"]]
         assert (full["part"], full["detail"].split(",")[0]) == ("audit queue", "3 of 3 events")
         assert len(service.events()) == 3
+
+
+async def test_only_trusted_callers_see_limits_that_are_being_tried(tmp_path: Path) -> None:
+    rules = tmp_path / "limits.toml"
+    rules.write_text(
+        '[rules.tried]\nkind = "user"\nlimits = ["1/hour"]\nshadow = true\ncontinue = true\n'
+    )
+    environ = {"SARK_LIMITS_FILE": str(rules), "SARK_SERVICE_TOKEN": SERVICE_TOKEN}
+    question = {"action": "x:read", "resource": "r"}
+    batch = {"questions": [question, question]}
+    with SarkService(tmp_path / "service", **environ) as service:
+        async with http_client(service) as http:
+            grant = await issue(http)
+            user = bearer(grant["access_token"])
+            found = {}
+            for who, headers, more in (
+                ("user", user, {}),
+                ("trusted", TRUSTED, {"user_id": "ann"}),
+            ):
+                _, answer = await call(http, "POST", "/v1/authorize", headers, {**question, **more})
+                _, many = await call(
+                    http, "POST", "/v1/authorize/batch", headers, {**batch, **more}
+                )
+                found[who] = [
+                    [limit["policy"] for limit in each["limits"] if limit["kind"] == "user"]
+                    for each in (answer, *many["answers"])
+                ]
+    assert found == {"user": [["user"]] * 3, "trusted": [["tried", "user"]] * 3}

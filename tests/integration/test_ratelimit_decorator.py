@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
@@ -59,7 +59,10 @@ async def test_functions_are_apart_unless_they_share_a_name(server: ValkeyServer
         @limited(limiter, "1/minute", key=by_user, name="shared")
         async def four(_: str) -> None: ...
 
-        for function in (one, two, three):
+        @limited(limiter, "1/minute", key=by_user, name="shared", namespace="blog")
+        async def five(_: str) -> None: ...
+
+        for function in (one, two, three, five):
             await function("ann")
         with pytest.raises(LimitExceededError, match="shared"):
             await four("ann")
@@ -127,6 +130,16 @@ async def test_a_call_may_cost_more(server: ValkeyServer) -> None:
             await build("ann")
 
 
+async def test_in_shadow_mode_every_call_goes_through(server: ValkeyServer) -> None:
+    async with open_store(str(server.url)) as store:
+
+        @limited(RateLimiter(store, None), "1/minute", key=by_user, shadow=True)
+        async def build(_: str) -> int:
+            return 1
+
+        assert [await build("ann") for _ in range(3)] == [1, 1, 1]
+
+
 async def test_without_valkey_it_does_as_the_limiter(private_server: object) -> None:
     valkey: ValkeyServer = private_server()  # type: ignore[operator]
     async with open_store(str(valkey.url)) as store:
@@ -174,6 +187,18 @@ def test_mistakes_show_at_once() -> None:
     for limits, name in ((["often"], None), ([], None), (["1/minute"], "a name")):
         with pytest.raises(ValueError, match="got "):
             limited(lambda: None, *limits, key=by_user, name=name)(_never)  # type: ignore[arg-type,return-value]
+
+
+def test_only_a_coroutine_function_can_be_limited() -> None:
+    def plain(_: str) -> str:
+        return ""
+
+    async def generates(_: str) -> AsyncIterator[str]:
+        yield ""
+
+    for function in (plain, generates, len, type):
+        with pytest.raises(TypeError, match="expected a coroutine function"):
+            limited(lambda: None, "1/minute", key=by_user)(function)  # type: ignore[arg-type,return-value]
 
 
 async def _never(_: str) -> None: ...

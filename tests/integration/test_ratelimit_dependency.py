@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import UUID
 
 import aiohttp
 import pytest
@@ -15,8 +16,10 @@ from starlette.types import Message
 from starlette.websockets import WebSocket
 
 from sark import Request, load, open_runtime
+from sark.events import Hub, LimitShadowed
 from sark.fastapi import LimitFields, RateLimit, TrustedProxies, install, open_limiter
-from sark.ratelimit import Limit, RateLimiter
+from sark.ratelimit import Limit, RateLimiter, Rules
+from sark.ratelimit.rules import Listed, Patterns, Rule
 from tests.support.applications import served
 from tests.support.gateways import open_store
 from tests.support.polling import until
@@ -40,7 +43,7 @@ def user(x_user: Annotated[str | None, Header()] = None) -> str | None:
 async def running(
     server: ValkeyServer,
     routes: Callable[[FastAPI], None],
-    default: Limit | None = None,
+    default: Limit | Rules | None = None,
     **options: Any,
 ) -> AsyncIterator[aiohttp.ClientSession]:
     """An application with the routes, served; its limiter is opened when it starts."""
@@ -193,6 +196,17 @@ async def test_two_applications_are_apart_by_namespace(server: ValkeyServer) -> 
                 assert await statuses(http, path) == [expected]
 
 
+async def test_namespace_and_name_do_not_run_together(server: ValkeyServer) -> None:
+    for namespace, name in (("a", "b-c"), ("a-b", "c")):
+
+        def routes(app: FastAPI, name: str = name) -> None:
+            app.get("/", dependencies=[Depends(RateLimit("1/minute", name=name))])(user)
+
+        async with running(server, routes, namespace=namespace) as http:
+            status, limits = await get(http)
+            assert (status, [*limits]) == (200, [f"{namespace}.{name}"])
+
+
 async def test_by_a_dependency(server: ValkeyServer) -> None:
     """It is called as FastAPI calls any other, and an anonymous client counts by address."""
 
@@ -226,6 +240,58 @@ async def test_by_a_dependency(server: ValkeyServer) -> None:
         assert await statuses(http, "/tenant") == [422]
 
 
+async def test_what_is_no_id_limits_nobody_and_says_so(
+    server: ValkeyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    class User:
+        pass
+
+    def pair(x_org: Annotated[str, Header()]) -> tuple[str, str]:
+        return x_org, "ann"
+
+    given: list[Any] = [User(), True, 0.5, ["acme", "ann"], b"ann"]
+
+    def routes(app: FastAPI) -> None:
+        for number, asker in enumerate(given):
+            limit = RateLimit("1/minute", by=lambda asker=asker: asker)
+            app.get(f"/{number}", dependencies=[Depends(limit)])(user)
+        app.get("/pair", dependencies=[Depends(RateLimit("1/minute", by=pair))])(user)
+        app.get("/uuid", dependencies=[Depends(RateLimit("1/minute", by=lambda: UUID(int=7)))])(
+            user
+        )
+
+    async with running(server, routes) as http:
+        for number in range(len(given)):
+            assert await statuses(http, f"/{number}") == [500]
+            assert f"by which GET /{number} is limited, gave a" in caplog.text
+            caplog.clear()
+        # What a client puts into a kind selects no other counter.
+        for org in ("acme", "user:x"):
+            assert await statuses(http, "/pair", X_Org=org) == [500]
+        assert await statuses(http, "/uuid", 2) == [200, 429]
+    with server.client() as client:
+        assert {key.split(b":")[1] for key in client.scan_iter("ratelimit:*")} <= {b"user", b"top"}
+
+
+async def test_two_identities_of_a_kind_are_told_under_one_name(server: ValkeyServer) -> None:
+    def both(x_org: Annotated[str, Header()], x_user: Annotated[str, Header()]) -> Any:
+        return [("user", x_user), ("user", x_org)]
+
+    def routes(app: FastAPI) -> None:
+        limit = RateLimit("2/minute", by=both, name="both")
+        app.get("/", dependencies=[Depends(limit)])(user)
+
+    async with running(server, routes) as http:
+        for name, left in (("ann", 1), ("bob", 0)):
+            status, limits = await get(http, X_User=name, X_Org="acme")
+            assert (status, limits["both"]["r"]) == (200, left)
+        async with http.get("/", headers={"X-User": "cy", "X-Org": "acme"}) as response:
+            problem = await assert_problem(response, 429, "quota-exceeded")
+            assert parse_list(response.headers["RateLimit-Policy"]) == {"both": {"q": 2, "w": 60}}
+        assert problem["violated-policies"] == ["both"]
+        assert [state["remaining"] for state in problem["limits"]] == [0]
+
+
 async def test_behind_a_proxy(server: ValkeyServer) -> None:
     def routes(app: FastAPI) -> None:
         app.get("/", dependencies=[Depends(RateLimit("1/minute", by="ip"))])(user)
@@ -249,6 +315,10 @@ async def test_every_answer_of_a_charged_route_tells_it(server: ValkeyServer) ->
         async def missing() -> None:
             raise HTTPException(404)
 
+        @app.get("/boom", dependencies=limit)
+        async def boom() -> None:
+            raise ZeroDivisionError
+
         app.get("/free")(user)
 
     async with running(server, routes) as http:
@@ -256,6 +326,8 @@ async def test_every_answer_of_a_charged_route_tells_it(server: ValkeyServer) ->
             status, limits = await get(http, path)
             assert (status, [limit["r"] for limit in limits.values()]) == (expected, [99])
         assert await get(http, "/free") == (200, {"none": {}})
+        # Starlette answers an exception without handler outside of every middleware.
+        assert await get(http, "/boom") == (500, {"none": {}})
 
 
 async def test_without_limits_of_its_own_the_limiters_rules_apply(server: ValkeyServer) -> None:
@@ -266,6 +338,81 @@ async def test_without_limits_of_its_own_the_limiters_rules_apply(server: Valkey
         status, limits = await get(http, X_User="ann")
         assert (status, [*limits]) == (200, ["user"])
         assert await statuses(http, times=2, X_User="ann") == [200, 429]
+
+
+GOLD = Rule("gold", ("user",), (Limit(20),), tiers=frozenset({"gold"}))
+EXPORTS = Rule("exports", ("user",), (Limit(10),), actions=Patterns(["report:export"]))
+BY_MORE = Rules(None, (EXPORTS, GOLD), costs=[(Patterns(["report:*"]), 5)])
+
+
+async def test_rules_may_go_by_tier_action_and_cost(server: ValkeyServer) -> None:
+    def tier(x_tier: Annotated[str | None, Header()] = None) -> str | None:
+        return x_tier
+
+    def action(x_action: Annotated[str | None, Header()] = None) -> str | None:
+        return x_action
+
+    def cost(x_cost: Annotated[int | None, Header()] = None) -> Any:
+        return x_cost
+
+    def routes(app: FastAPI) -> None:
+        given = RateLimit(by=user, tier=tier, action=action, cost=cost)
+        app.get("/", dependencies=[Depends(given)])(user)
+        fixed = RateLimit(by=user, tier="gold", action="report:read", cost=2)
+        app.get("/fixed", dependencies=[Depends(fixed)])(user)
+        own = RateLimit("10/minute", by=user, cost=cost)
+        app.get("/own", dependencies=[Depends(own)])(user)
+
+    def left(limits: dict[str, Any]) -> dict[str, int]:
+        return {name: limit["r"] for name, limit in limits.items() if name != "none"}
+
+    async with running(server, routes, BY_MORE) as http:
+        assert left((await get(http, X_User="ann"))[1]) == {}
+        assert left((await get(http, X_User="ann", X_Tier="gold"))[1]) == {"gold": 19}
+        assert left((await get(http, X_User="ann", X_Action="report:export"))[1]) == {"exports": 5}
+        found = await get(http, X_User="ann", X_Tier="gold", X_Action="report:a", X_Cost="3")
+        assert left(found[1]) == {"gold": 16}
+        assert left((await get(http, X_User="ann", X_Tier="gold", X_Cost="0"))[1]) == {"gold": 16}
+        # One that costs more than the limit ever admits could wait forever.
+        assert await statuses(http, X_User="ann", X_Tier="gold", X_Cost="21") == [422]
+        assert left((await get(http, "/fixed", X_User="bob"))[1]) == {"gold": 18}
+        assert [*left((await get(http, "/own", X_User="bob", X_Cost="4"))[1]).values()] == [6]
+        assert await statuses(http, "/own", 2, X_User="bob", X_Cost="4") == [200, 429]
+
+
+async def test_what_is_no_tier_action_or_cost_is_an_error(
+    server: ValkeyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    wrong: list[dict[str, Any]] = [{"tier": 1}, {"action": b"a"}, {"cost": "1"}, {"cost": -1}]
+
+    def routes(app: FastAPI) -> None:
+        for number, given in enumerate(wrong):
+            options: Any = {name: (lambda value=value: value) for name, value in given.items()}
+            app.get(f"/{number}", dependencies=[Depends(RateLimit(**options))])(user)
+
+    async with running(server, routes, BY_MORE) as http:
+        for number, given in enumerate(wrong):
+            assert await statuses(http, f"/{number}") == [500]
+            assert f"{next(iter(given))}: got " in caplog.text
+            caplog.clear()
+
+
+async def test_in_shadow_mode_a_route_refuses_nobody_and_tells_nothing(
+    server: ValkeyServer,
+) -> None:
+    shadowed: list[str] = []
+    hub = Hub()
+    hub.on(LimitShadowed, lambda event: shadowed.append(event.policy))
+    async with open_store(str(server.url), hub=hub) as store:
+        app = FastAPI()
+        install(app, RateLimiter(store, None))
+        tried = RateLimit("1/minute", name="tried", shadow=True)
+        app.get("/", dependencies=[Depends(tried)])(user)
+        assert "429" not in app.openapi()["paths"]["/"]["get"]["responses"]
+        async with served(app) as url, http_client(url) as http:
+            assert await get(http) == (200, {"none": {}})
+            assert await statuses(http, times=2) == [200, 200]
+    assert shadowed == ["tried", "tried"]
 
 
 async def test_a_runtime_serves_as_well(server: ValkeyServer, tmp_path: Path) -> None:
@@ -315,6 +462,19 @@ async def test_a_limiter_alone_has_the_rules_of_its_file(
                 what="the file is read again",
             )
             assert await statuses(http, "/api/a", 3) == [200, 200, 429]
+
+
+async def test_who_is_on_the_deny_list_is_forbidden(server: ValkeyServer) -> None:
+    def routes(app: FastAPI) -> None:
+        app.get("/", dependencies=[Depends(RateLimit("5/minute", by=user))])(user)
+
+    rules = Rules(None, deny=Listed({"user": frozenset({"mallory"})}))
+    async with running(server, routes, rules) as http:
+        async with http.get("/", headers={"X-User": "mallory"}) as response:
+            problem = await assert_problem(response, 403, "limit-denied")
+            assert "Retry-After" not in response.headers
+        assert (problem["limit"], problem["policy"]) == ("user", "deny")
+        assert await statuses(http, X_User="ann") == [200]
 
 
 async def test_websockets_are_charged_when_opened(server: ValkeyServer) -> None:
@@ -401,6 +561,8 @@ class TestDocument:
             ]
             schema = responses["429"]["content"]["application/problem+json"]["schema"]
             assert {"policy", "retry_after", "violated-policies"} <= schema["properties"].keys()
+            denied = responses["403"]["content"]["application/problem+json"]["schema"]
+            assert denied["properties"]["type"] == {"const": "urn:sark:problem:limit-denied"}
             assert [*responses[status]["headers"]] == ["RateLimit-Policy", "RateLimit"]
             assert operation.get("parameters", []) == []
         assert "429" not in paths["/free"]["get"]["responses"]
@@ -450,6 +612,8 @@ async def test_what_is_missing_is_told(caplog: pytest.LogCaptureFixture) -> None
         (["1/minute", "5/60 seconds"], {}),
         (["1/minute"], {"name": "a name"}),
         (["1/minute"], {"cost": 2}),
+        (["1/minute"], {"tier": "gold"}),
+        (["1/minute"], {"action": "x:read"}),
         (["1/minute"], {"by": "user"}),
     ],
 )

@@ -147,6 +147,12 @@ async def test_a_request_may_cost_more(server: ValkeyServer) -> None:
         assert await statuses(http, {}, {}, {}) == [200, 200, 429]
 
 
+async def test_services_on_one_valkey_are_apart_by_namespace(server: ValkeyServer) -> None:
+    for namespace, expected in (("", 200), ("", 429), ("shop", 200), ("blog", 200), ("shop", 429)):
+        async with limited(server, "1/minute", namespace=namespace) as http:
+            assert await statuses(http, {}) == [expected]
+
+
 async def test_other_fields_or_none(server: ValkeyServer) -> None:
     async with limited(server, fields=LimitFields("refused", "seconds")) as http:
         async with http.get("/") as response:
@@ -175,6 +181,48 @@ async def test_the_limiters_rules_may_go_by_path(server: ValkeyServer) -> None:
     assert found == [200, 429, 200, 200]
 
 
+async def test_the_limiters_rules_may_go_by_tier_action_and_cost(server: ValkeyServer) -> None:
+    def header(name: bytes) -> Any:
+        return lambda scope: (dict(scope["headers"]).get(name) or b"").decode()
+
+    def cost(scope: Scope) -> int | None:
+        return int(dict(scope["headers"]).get(b"x-cost", b"0")) or None
+
+    rules = Rules(
+        None,
+        (
+            Rule("exports", ("ip",), (Limit(10),), actions=Patterns(["report:*"])),
+            Rule("gold", ("ip",), (Limit(20),), tiers=frozenset({"gold"})),
+        ),
+        costs=[(Patterns(["report:*"]), 5)],
+    )
+    given = {"tier": header(b"x-tier"), "action": header(b"x-action"), "cost": cost}
+    async with open_store(str(server.url)) as store:
+        app = RateLimitMiddleware(hello, limiter=RateLimiter(store, rules), **given)
+        async with served(app) as url, http_client(url) as http:
+
+            async def left(**headers: str) -> dict[str, Any]:
+                async with http.get("/", headers=headers) as response:
+                    fields = parse_list(response.headers.get("RateLimit", '"none";r=0'))
+                    return {name: each["r"] for name, each in fields.items()}
+
+            assert await left() == {"none": 0}
+            assert await left(**{"X-Tier": "gold"}) == {"gold": 19}
+            assert await left(**{"X-Tier": "gold", "X-Cost": "4"}) == {"gold": 15}
+            assert await left(**{"X-Action": "report:a"}) == {"exports": 5}
+        app = RateLimitMiddleware(hello, limiter=RateLimiter(store, rules), tier="gold", cost=5)
+        async with served(app) as url, http_client(url) as http:
+            assert await statuses(http, {}, {}, {}, {}) == [200, 200, 200, 429]
+
+
+async def test_in_shadow_mode_it_refuses_nobody(server: ValkeyServer) -> None:
+    async with limited(server, "1/minute", shadow=True) as http:
+        for _ in range(3):
+            async with http.get("/") as response:
+                assert response.status == 200
+                assert "RateLimit" not in response.headers
+
+
 async def test_the_limiters_lists_apply_and_may_change(server: ValkeyServer) -> None:
     own = Listed(networks=(ip_network("127.0.0.0/8"),))
     async with open_store(str(server.url)) as store:
@@ -186,9 +234,11 @@ async def test_the_limiters_lists_apply_and_may_change(server: ValkeyServer) -> 
             assert await statuses(http, {}, {}) == [200, 429]
             limiter.rules = Rules(None, deny=own)
             async with http.get("/") as response:
-                problem = await assert_problem(response, 429, "quota-exceeded")
-                assert "RateLimit" not in response.headers
-            assert problem["violated-policies"] == [problem["policy"]] == ["deny"]
+                problem = await assert_problem(response, 403, "limit-denied")
+                assert not {"RateLimit", "RateLimit-Policy", "Retry-After"} & {*response.headers}
+            assert (problem["limit"], problem["policy"]) == ("ip", "deny")
+            assert problem["detail"] == "this ip is on the deny-list"
+            assert not {"retry_after", "quota", "violated-policies"} & {*problem}
 
 
 async def test_a_burst_is_told(server: ValkeyServer) -> None:
@@ -253,10 +303,14 @@ class TestWebSockets:
     """By messages: no server with WebSockets is among the dependencies."""
 
     async def open(
-        self, server: ValkeyServer, times: int, extensions: dict[str, Any]
+        self,
+        server: ValkeyServer,
+        times: int,
+        extensions: dict[str, Any],
+        rules: Rules | None = None,
     ) -> list[list[Message]]:
         async with open_store(str(server.url)) as store:
-            limiter = RateLimiter(store, None)
+            limiter = RateLimiter(store, rules)
             app = RateLimitMiddleware(hello, limiter=limiter, limits=("1/minute",))
             conversations = []
             for _ in range(times):
@@ -293,6 +347,16 @@ class TestWebSockets:
         _, refused = await self.open(server, 2, {})
         assert refused == [{"type": "websocket.close", "code": 1013, "reason": "rate limit"}]
 
+    async def test_who_is_denied_need_not_try_again(self, server: ValkeyServer) -> None:
+        deny = Listed(networks=(ip_network("192.0.2.0/24"),))
+        cases: list[tuple[dict[str, Any], int]] = [
+            ({}, 1008),
+            ({"websocket.http.response": {}}, 403),
+        ]
+        for extensions, expected in cases:
+            ((first, *_),) = await self.open(server, 1, extensions, Rules(None, deny=deny))
+            assert (first.get("code") or first["status"]) == expected
+
 
 async def test_without_a_limiter_nothing_is_let_through() -> None:
     app = RateLimitMiddleware(hello, limits=["1/minute"])
@@ -306,8 +370,10 @@ async def test_without_a_limiter_nothing_is_let_through() -> None:
         {"limits": ["often"]},
         {"limits": ["1/minute", "2/minute"]},
         {"limits": ["1/minute"], "name": "a name"},
+        {"limits": ["1/minute"], "namespace": "My App"},
         {"limits": ["1/minute"], "cost": 2},
         {"limits": ["1/minute"], "cost": 0},
+        {"limits": ["1/minute"], "tier": "gold"},
     ],
 )
 def test_mistakes_show_at_once(options: dict[str, Any]) -> None:

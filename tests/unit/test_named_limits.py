@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sark.http.ratelimit_fields import check_policy_name
 from sark.ratelimit.limit import Limit
-from sark.ratelimit.named import NAME, NamedLimits, check_name, derive_name, identities_of
+from sark.ratelimit.named import NAME, NamedLimits, check_name, derive_name, identities_of, qualify
 
 PARTS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=200), max_size=4)
 
@@ -37,6 +37,25 @@ def test_names_that_could_be_mistaken_in_a_key_are_refused(name: str) -> None:
         check_name(name)
 
 
+NAMES = st.from_regex(NAME, fullmatch=True).filter(
+    lambda name: name not in ("ip", "user", "apikey")
+)
+
+
+@given(NAMES, NAMES, NAMES, NAMES)
+@example("a", "b-c", "a-b", "c")
+def test_namespace_and_name_are_told_apart(a: str, b: str, c: str, d: str) -> None:
+    assert (qualify(a, b) == qualify(c, d)) == ((a, b) == (c, d))
+    assert NamedLimits(["1/minute"], name=qualify(a, b)).name == f"{a}.{b}"
+    assert qualify("", b) == b
+
+
+@pytest.mark.parametrize(("namespace", "name"), [("a.b", "c"), ("a", "b.c"), ("A", "b"), ("a", "")])
+def test_neither_holds_a_dot(namespace: str, name: str) -> None:
+    with pytest.raises(ValueError, match="got the name"):
+        qualify(namespace, name)
+
+
 @pytest.mark.parametrize("limits", [(), ("1/minute", "9/60 seconds"), ("1/minute", Limit(9))])
 def test_limits_that_make_no_sense_together_are_refused(limits: tuple[str | Limit, ...]) -> None:
     with pytest.raises(ValueError, match="got "):
@@ -54,3 +73,21 @@ def test_one_identity_is_a_list_of_one() -> None:
     assert identities_of(("user", "ann")) == [("user", "ann")]
     assert identities_of([("user", "ann"), ("ip", "::1")]) == [("user", "ann"), ("ip", "::1")]
     assert identities_of([]) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "says"),
+    [
+        (object(), TypeError, "gave a object"),
+        ("ann", TypeError, "gave a str"),
+        (["acme", "ann"], TypeError, "gave a str among identities"),
+        ([["user", "ann"]], TypeError, "gave a list among identities"),
+        (("user", 5), TypeError, r"gave a tuple of \(str, int\)"),
+        (("user", "ann", "bob"), TypeError, r"gave a tuple of \(str, str, str\)"),
+        (("acme", "ann"), ValueError, "of kind 'acme', expected one of: user, ip, apikey"),
+        ([("user", "ann"), ("user:x", "y")], ValueError, "of kind 'user:x'"),
+    ],
+)
+def test_what_is_no_identity_is_refused(given: object, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        identities_of(given)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sark.http.ratelimit_fields import Fields, LimitFields, check_policy_name
+from sark.http.ratelimit_fields import Fields, LimitFields, check_policy_name, told
 from sark.http.ratelimit_openapi import admitted_headers, refused_headers
 from sark.ratelimit import LimitState
 from sark.settings import load
@@ -52,6 +52,20 @@ def test_a_refusal_tells_who_refused_and_when_to_come_back() -> None:
         EMPTY.policy: {"r": 0, "t": 2},
     }
     assert [*parse_list(fields["ratelimit-policy"])] == ["user", "uploads", EMPTY.policy]
+
+
+def test_a_name_stands_there_once_for_the_identity_with_the_least_left() -> None:
+    ann, acme = (
+        LimitState("user", 10, left, reset, 60, "both") for left, reset in ((3, 20), (1, 50))
+    )
+    later = LimitState("user", 10, 1, 55, 60, "both")
+    for states in ((ann, acme), (acme, ann)):
+        fields = decoded(LimitFields().admitted(states))
+        assert fields["ratelimit"] == '"both";r=1;t=50'
+        assert fields["ratelimit-policy"] == '"both";q=10;w=60'
+    assert told((SHADOW, ann, acme, USER, later)) == [later, USER]
+    fields = decoded(LimitFields().refused((ann, acme), "both", 9))
+    assert fields["ratelimit"] == '"both";r=1;t=9'
 
 
 def test_which_answers_carry_them() -> None:

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from sark.gateway import Request
 from sark.http.bodies import decode_body
+from sark.http.callers import told_to_user
 from sark.http.service import Service
 
 __all__ = ["AUTHORIZE_PATH", "authorize"]
@@ -31,6 +32,8 @@ async def authorize(request: HttpRequest) -> Response:
     if access_token is not None:
         question = service.as_user(request, question, access_token)
     answer = await service.runtime.authorize(question)
+    if access_token is not None:
+        answer = told_to_user(answer)
     response = Response(_encode(answer), media_type="application/json")
     response.raw_headers += service.limit_fields.admitted(answer.limits)
     return response

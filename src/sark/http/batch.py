@@ -9,6 +9,7 @@ from starlette.responses import Response
 from sark.batch import BatchRequest, authorize_many
 from sark.gateway import Answer
 from sark.http.bodies import decode_body
+from sark.http.callers import told_to_user
 from sark.http.service import Service
 
 __all__ = ["BATCH_PATH", "BatchAnswer", "authorize_batch"]
@@ -37,6 +38,8 @@ async def authorize_batch(request: HttpRequest) -> Response:
     if access_token is not None:
         batch = service.as_user(request, batch, access_token)
     answers = await authorize_many(service.runtime.gateway, batch)
+    if access_token is not None:
+        answers = [*map(told_to_user, answers)]
     response = Response(_encode(BatchAnswer(answers)), media_type="application/json")
     # Charged once, so each answer tells the same.
     response.raw_headers += service.limit_fields.admitted(answers[0].limits)

@@ -9,10 +9,10 @@ from starlette.requests import Request as HttpRequest
 
 from sark.batch import BatchRequest
 from sark.errors import InvalidRequestError
-from sark.gateway import Request
+from sark.gateway import Answer, Request
 from sark.sessions.session import MAX_USER_AGENT_BYTES
 
-__all__ = ["Peer", "R", "ask_as_user"]
+__all__ = ["Peer", "R", "ask_as_user", "told_to_user"]
 
 R = TypeVar("R", Request, BatchRequest)
 
@@ -55,6 +55,13 @@ def ask_as_user(asked: R, access_token: str, peer: Peer, *, may_name_context: bo
     if not may_name_context:
         _refuse_context(asked)
     return replace(asked, access_token=access_token, ip=peer.ip, user_agent=peer.user_agent)
+
+
+def told_to_user(answer: Answer) -> Answer:
+    """Leave out the limits in shadow mode, which an operator is trying and users aren't told of."""
+    if not any(state.shadow for state in answer.limits):
+        return answer
+    return replace(answer, limits=tuple(state for state in answer.limits if not state.shadow))
 
 
 def _refuse_context(asked: Request | BatchRequest) -> None:

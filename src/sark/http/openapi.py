@@ -39,7 +39,7 @@ _BATCH_EXAMPLE = {
 _ERRORS = {
     "400": "The body is not JSON, or there are several Authorization header fields",
     "401": "The service token is missing or wrong, or the user's token is not accepted (`code`)",
-    "403": "The access token is another user's",
+    "403": "The access token is another user's, or the deny-list names who asks",
     "413": "The body is too large",
     "415": "The body is not application/json",
     "422": "A field is wrong or unknown, or the policy is not served",

@@ -19,6 +19,7 @@ from sark.errors import (
     AuditError,
     InvalidRequestError,
     IssuerUnavailableError,
+    LimitDeniedError,
     LimitExceededError,
     QueueFullError,
     SarkError,
@@ -27,7 +28,7 @@ from sark.errors import (
     StoreError,
     UserMismatchError,
 )
-from sark.http.ratelimit_fields import QUOTA_EXCEEDED, LimitFields, refusing
+from sark.http.ratelimit_fields import LIMIT_DENIED, QUOTA_EXCEEDED, LimitFields, refusing, told
 from sark.ops.logs import Quiet
 from sark.policy.consistency import Consistency
 from sark.ratelimit import LimitState
@@ -66,7 +67,7 @@ class Problem(msgspec.Struct, omit_defaults=True):
         field: The offending field of the request.
         retry_after: Seconds after which asking again makes sense.
         limit: Which identity's limit refused: ``user``, ``ip`` or ``apikey``.
-        policy: Name of the limit that refused.
+        policy: Name of the limit that refused; ``deny`` for the deny-list.
         quota: Most requests in its window.
         window: Length of its window in seconds.
         violated_policies: Names of all limits that refused.
@@ -122,7 +123,7 @@ def problem_response(problem: Problem, headers: Mapping[str, str] | None = None)
 
 
 def limit_response(error: LimitExceededError, fields: LimitFields) -> Response:
-    """Render the refusal of a rate limit: 429, and when to ask again."""
+    """Render the refusal of a rate limit: 429, and when to ask again; 403 of the deny-list."""
     problem = _limited(error)
     response = Response(_encode(problem), problem.status, media_type="application/problem+json")
     response.raw_headers += fields.refused(problem.limits, error.policy, error.retry_after)
@@ -255,9 +256,17 @@ def _refused_session(error: SessionError) -> Problem:
 
 
 def _limited(error: LimitExceededError) -> Problem:
-    states = tuple(
-        state for state in error.limits if isinstance(state, LimitState) and not state.shadow
-    )
+    if isinstance(error, LimitDeniedError):
+        return Problem(
+            LIMIT_DENIED,
+            "Denied",
+            403,
+            str(error),
+            limit=error.kind,
+            policy=error.policy,
+            decision_id=error.decision_id,
+        )
+    states = tuple(told([state for state in error.limits if isinstance(state, LimitState)]))
     refused = next((state for state in states if state.policy == error.policy), None)
     return Problem(
         QUOTA_EXCEEDED,

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+from uuid import UUID
 
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from sark.errors import ConfigurationError
+from sark.http.ratelimit_charging import ChargedBy, charge_request, refuse_useless
 from sark.http.ratelimit_state import LimitOptions, limiter_of, options_of
-from sark.ratelimit import Charge, Identity, Kind, Limit
+from sark.ratelimit import Identity, Kind, Limit
 from sark.ratelimit.named import (
     NamedLimits,
     check_name,
     derive_name,
     identities_of,
+    qualify,
     refusal_of,
 )
 
@@ -41,15 +44,21 @@ class RateLimit:
         limits: Limits such as ``20/minute`` or ``20/second burst 50``; all of them have to admit
             a request, and are charged together. Without any, the limiter's own rules apply.
         by: Whose requests are counted together: ``ip`` (the client's address), or a dependency of
-            FastAPI that returns an id (text, or what ``str`` makes one of), an identity
-            ``(kind, id)``, or several identities. Where it returns None, as for somebody who isn't
-            logged in, it is the client's address.
+            FastAPI that returns an id (``str``, ``int`` or ``UUID``), an identity ``(kind, id)``,
+            or a list of identities. Where it returns None, as for somebody who isn't logged in, it
+            is the client's address.
         kind: What kind an id is: ``user`` or ``apikey``.
         name: Routes with the same name share their counters. By default each route has its own.
-        cost: How many requests one counts as.
+        tier: The caller's plan, which the limiter's rules may look at: a text, or a dependency that
+            returns it or None, from a verified claim alone.
+        action: What is asked for, likewise.
+        cost: How many requests one counts as: a number, or a dependency that returns one. Left
+            out, what the rules say of the action, else 1.
+        shadow: Count and report by ``limits``, and refuse nobody.
 
     Raises:
-        ValueError: A limit, the name or the cost is not usable.
+        ValueError: A limit, the name or the cost is not usable, or limits are given a tier or an
+            action.
     """
 
     def __init__(
@@ -58,49 +67,64 @@ class RateLimit:
         by: Literal["ip"] | Callable[..., Any] = "ip",
         kind: Kind = "user",
         name: str | None = None,
-        cost: int = 1,
+        tier: str | Callable[..., Any] | None = None,
+        action: str | Callable[..., Any] | None = None,
+        cost: int | Callable[..., Any] | None = None,
+        shadow: bool = False,
     ) -> None:
         if isinstance(by, str) and by != "ip":
             raise ValueError(f"got by={by!r}, expected 'ip' or a dependency")
         # Read here, so that a mistake shows when the application is built.
-        self._limits = NamedLimits(limits, name=name or "route", cost=cost).limits if limits else ()
+        refuse_useless(limits, tier=tier, action=action)
+        self._cost = cost if isinstance(cost, int) else 1
+        named = NamedLimits(limits, name=name or "route", cost=self._cost) if limits else None
+        self._limits = named.limits if named else ()
+        self.shadow = shadow
         self._kind = kind
         self._name = name if name is None else check_name(name)
-        self._cost = cost
         # Several limits on one route are kept apart, unless they are the same one.
         self._limits_spelled = [*map(str, self._limits)]
         self._by = by if isinstance(by, str) else _spelled(by)
         self._named: dict[tuple[str, ...], NamedLimits] = {}
-        self.__signature__ = _signature(by)
+        fixed: dict[str, Any] = {"tier": tier, "action": action, "cost": cost}
+        asked = {"asker": by, **fixed}
+        self._fixed = {name: value for name, value in fixed.items() if not callable(value)}
+        ChargedBy(**self._fixed)
+        self.__signature__ = _signature({k: v for k, v in asked.items() if callable(v)})
 
-    async def __call__(self, connection: HTTPConnection, asker: object = None) -> None:
+    async def __call__(
+        self, connection: HTTPConnection, asker: object = None, **found: Any
+    ) -> None:
         """Charge a request.
 
         Raises:
             LimitExceededError: A limit refuses; ``install`` makes it a 429.
             StoreError: Valkey is away, and the limiter is to be closed then; it becomes a 503.
+            TypeError: ``by`` gave no id and no identity, but some object.
+            ValueError: It gave an identity of a kind that there isn't.
         """
         scope = connection.scope
         options = options_of(scope)
         identities = self._identities(scope, options, asker)
-        charge = await self._charge(scope, options, identities)
+        by = ChargedBy(**self._fixed, **found)
+        charge = await charge_request(
+            limiter_of(scope), self._named_limits(scope, options), identities, scope["path"], by
+        )
         scope[CHARGES].append(charge)
         if not charge.admitted:
             raise refusal_of(charge)
 
-    async def _charge(
-        self, scope: Scope, options: LimitOptions, identities: Sequence[Identity]
-    ) -> Charge:
-        limiter = limiter_of(scope)
+    def _named_limits(self, scope: Scope, options: LimitOptions) -> NamedLimits | None:
         if not self._limits:
-            cost = None if self._cost == 1 else self._cost
-            return await limiter.check(identities, path=scope["path"], cost=cost)
-        place = (options.namespace, *((self._name,) if self._name else _route(scope)))
+            return None
+        place = options.namespace, *((self._name,) if self._name else _route(scope))
         named = self._named.get(place)
         if named is None:
-            name = "-".join(filter(None, place)) if self._name else self._derive_name(place)
-            named = self._named[place] = NamedLimits(self._limits, name=name, cost=self._cost)
-        return await named.check(limiter, identities)
+            name = qualify(*place) if self._name else self._derive_name(place)
+            named = self._named[place] = NamedLimits(
+                self._limits, name=name, cost=self._cost, shadow=self.shadow
+            )
+        return named
 
     def _derive_name(self, place: tuple[str, ...]) -> str:
         namespace, path, methods, endpoint = place
@@ -108,25 +132,38 @@ class RateLimit:
         return derive_name(*readable, also=(self._by, endpoint))
 
     def _identities(self, scope: Scope, options: LimitOptions, asker: object) -> Sequence[Identity]:
-        if asker is None or asker in ("", [], ()):
+        if asker is None or (isinstance(asker, str | list | tuple) and not asker):
             return [options.proxies.identity(scope)]
+        if isinstance(asker, str | int | UUID) and not isinstance(asker, bool):
+            return [(self._kind, str(asker))]
+        giver = f"{self._by}, by which {_readable_route(scope)} is limited,"
         if isinstance(asker, tuple | list):
-            return identities_of(cast("Identity | Sequence[Identity]", asker))
-        return [(self._kind, str(asker))]
+            return identities_of(asker, giver)
+        # What str() makes of any other object may tell where it is in memory: a new id each time.
+        raise TypeError(
+            f"{giver} gave a {type(asker).__name__}, expected an id (str, int or UUID), an "
+            "identity such as ('user', 'ann'), or a list of identities"
+        )
 
 
-def _signature(by: Literal["ip"] | Callable[..., Any]) -> inspect.Signature:
+def _signature(dependencies: Mapping[str, Callable[..., Any]]) -> inspect.Signature:
     """Tell FastAPI what to call the dependency with."""
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters = [inspect.Parameter("connection", keyword, annotation=HTTPConnection)]
-    if by != "ip":
-        parameters.append(inspect.Parameter("asker", keyword, default=Depends(by), annotation=Any))
+    for name, dependency in dependencies.items():
+        found = Depends(dependency)
+        parameters.append(inspect.Parameter(name, keyword, default=found, annotation=Any))
     return inspect.Signature(parameters)
 
 
 def _spelled(function: Callable[..., Any] | None) -> str:
     name = getattr(function, "__qualname__", type(function).__qualname__)
     return f"{getattr(function, '__module__', '')}.{name}"
+
+
+def _readable_route(scope: Scope) -> str:
+    path, methods, _ = _route(scope)
+    return f"{methods} {path}".strip()
 
 
 def _route(scope: Scope) -> tuple[str, str, str]:

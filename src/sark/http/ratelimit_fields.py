@@ -25,12 +25,23 @@ from time import time
 from sark.ratelimit import LimitState
 from sark.settings import LegacyHeaders, SentHeaders, Settings
 
-__all__ = ["QUOTA_EXCEEDED", "Fields", "LimitFields", "check_policy_name", "refusing"]
+__all__ = [
+    "LIMIT_DENIED",
+    "QUOTA_EXCEEDED",
+    "Fields",
+    "LimitFields",
+    "check_policy_name",
+    "refusing",
+    "told",
+]
 
 Fields = list[tuple[bytes, bytes]]
 
 QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 """The draft's problem type of a request that is over a limit (section 5.1)."""
+
+LIMIT_DENIED = "urn:sark:problem:limit-denied"
+"""The problem type of a request from somebody on the deny-list: no quota, so waiting is no use."""
 
 _ITEM_NAME = re.compile(r"[ -~]{1,256}")
 
@@ -57,8 +68,8 @@ class LimitFields:
         """Write the fields of an answer whose request was charged."""
         if self.sent != "always":
             return []
-        told = _enforced(states)
-        return self._fields(told, told)
+        named = told(states)
+        return self._fields(named, named)
 
     def refused(self, states: Sequence[LimitState], policy: str, retry_after: int) -> Fields:
         """Write the fields of a 429.
@@ -71,7 +82,8 @@ class LimitFields:
         fields = [(b"retry-after", b"%d" % retry_after)] if retry_after else []
         if self.sent == "off":
             return fields
-        return fields + self._fields(_enforced(states), refusing(states, policy), retry_after)
+        named = told(states)
+        return fields + self._fields(named, refusing(named, policy), retry_after)
 
     def _fields(
         self,
@@ -82,13 +94,13 @@ class LimitFields:
         """Write all but ``Retry-After``; no window that is told is longer than ``at_most``."""
         if not policies:
             return []
-        told = ", ".join([_policy(s.policy, s.limit, s.window, s.burst) for s in policies])
-        fields = [(b"ratelimit-policy", told.encode("ascii"))]
+        spelled = ", ".join([_policy(s.policy, s.limit, s.window, s.burst) for s in policies])
+        fields = [(b"ratelimit-policy", spelled.encode("ascii"))]
         if limits:
-            told = ", ".join(
+            spelled = ", ".join(
                 [f"{_quoted(s.policy)};r={s.remaining};t={_window(s, at_most)}" for s in limits]
             )
-            fields.append((b"ratelimit", told.encode("ascii")))
+            fields.append((b"ratelimit", spelled.encode("ascii")))
             if self.legacy != "off":
                 fields += self._legacy(min(limits, key=_left), at_most)
         return fields
@@ -100,6 +112,20 @@ class LimitFields:
             (b"x-ratelimit-remaining", b"%d" % state.remaining),
             (b"x-ratelimit-reset", b"%d" % reset),
         ]
+
+
+def told(states: Sequence[LimitState]) -> Sequence[LimitState]:
+    """Pick what clients are told of: each name once, and no limit in shadow mode.
+
+    A request may have several identities of a kind, say a user and an organisation, or may be
+    charged twice. Their limits go by one name; the one of which the least is left counts.
+    """
+    found: dict[str, LimitState] = {}
+    for state in states:
+        known = found.setdefault(state.policy, state) if not state.shadow else state
+        if (state.remaining, -state.reset) < (known.remaining, -known.reset):
+            found[state.policy] = state
+    return [*found.values()]
 
 
 def refusing(states: Sequence[LimitState], policy: str) -> list[LimitState]:
@@ -122,11 +148,6 @@ def check_policy_name(name: str) -> str:
             f"got the name {name[:80]!r}, expected 1 to 256 printable ASCII characters"
         )
     return name
-
-
-def _enforced(states: Sequence[LimitState]) -> Sequence[LimitState]:
-    """Leave out the limits in shadow mode, which are nothing to clients."""
-    return [state for state in states if not state.shadow]
 
 
 @lru_cache(maxsize=1024)

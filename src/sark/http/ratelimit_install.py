@@ -17,7 +17,12 @@ from sark.http.problems import limit_response, problem_of, problem_response
 from sark.http.ratelimit_dependency import CHARGES, RateLimit
 from sark.http.ratelimit_fields import Fields, LimitFields
 from sark.http.ratelimit_middleware import refuse_websocket, with_fields
-from sark.http.ratelimit_openapi import PROBLEM_SCHEMA, admitted_headers, refused_headers
+from sark.http.ratelimit_openapi import (
+    DENIED_SCHEMA,
+    PROBLEM_SCHEMA,
+    admitted_headers,
+    refused_headers,
+)
 from sark.http.ratelimit_state import LimitOptions
 from sark.ratelimit import Charge, RateLimiter
 from sark.ratelimit.named import check_name
@@ -25,7 +30,8 @@ from sark.runtime import Runtime
 
 __all__ = ["install"]
 
-_DESCRIPTION = "A rate limit refuses; Retry-After says when to ask again"
+_REFUSED = "A rate limit refuses; Retry-After says when to ask again"
+_DENIED = "The deny-list of the rate limits names who asks"
 
 
 def install(
@@ -77,7 +83,11 @@ def install(
 
 
 class _ToldLimits:
-    """Adds the fields of what routes charged; any answer carries them, also an error."""
+    """Adds the fields of what routes charged, also to an answer that an exception became.
+
+    All but the 500 of an exception that nobody handles: Starlette answers that outside of every
+    middleware.
+    """
 
     def __init__(self, app: ASGIApp, fields: LimitFields) -> None:
         self._app = app
@@ -96,8 +106,7 @@ class _ToldLimits:
         # A refusal has told all there is to tell.
         if not charges or not all(charge.admitted for charge in charges):
             return []
-        states = {state.policy: state for charge in charges for state in charge.states}
-        return self._fields.admitted([*states.values()])
+        return self._fields.admitted([state for charge in charges for state in charge.states])
 
 
 def _for_websocket(response: Response) -> Response:
@@ -132,7 +141,7 @@ def _limited_operations(app: FastAPI, document: dict[str, Any]) -> Iterator[dict
 
 
 def _limits_in(dependant: Dependant) -> Iterator[bool]:
-    yield isinstance(dependant.call, RateLimit)
+    yield isinstance(dependant.call, RateLimit) and not dependant.call.shadow
     for dependency in dependant.dependencies:
         yield from _limits_in(dependency)
 
@@ -142,6 +151,8 @@ def _describe(responses: dict[str, Any], fields: LimitFields) -> None:
     for status, response in responses.items():
         if status.startswith("2"):
             response["headers"] = {**admitted_headers(fields), **response.get("headers", {})}
-    refused = responses.setdefault("429", {"description": _DESCRIPTION})
+    refused = responses.setdefault("429", {"description": _REFUSED})
     refused["headers"] = {**refused_headers(fields), **refused.get("headers", {})}
     refused.setdefault("content", {"application/problem+json": {"schema": PROBLEM_SCHEMA}})
+    denied = {"application/problem+json": {"schema": DENIED_SCHEMA}}
+    responses.setdefault("403", {"description": _DENIED, "content": denied})

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from http import HTTPStatus
 
-import structlog
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sark.errors import SarkError
 from sark.http.client_address import TrustedProxies
 from sark.http.problems import limit_response, problem_of, problem_response
+from sark.http.ratelimit_charging import ChargedBy, charge_request, refuse_useless
 from sark.http.ratelimit_fields import Fields, LimitFields
 from sark.http.ratelimit_state import limiter_of
-from sark.ops.logs import Quiet
+from sark.ops.logs import Quiet, logger
 from sark.ratelimit import Charge, Identity, Limit, RateLimiter
-from sark.ratelimit.named import NamedLimits, refusal_of
+from sark.ratelimit.named import NamedLimits, identities_of, qualify, refusal_of
 
 __all__ = ["RateLimitMiddleware", "refuse_websocket", "with_fields"]
 
-TRY_AGAIN_LATER = 1013
+POLICY_VIOLATION, TRY_AGAIN_LATER = 1008, 1013
+"""Codes that close a WebSocket (RFC 6455, section 7.4, and its registry)."""
 _STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
-_log = structlog.stdlib.get_logger("sark.http")
 
 
 class RateLimitMiddleware:
-    """Charges every request, and answers 429 to those that a limit refuses.
+    """Charges every request, and answers 429 to those that a limit refuses (403: the deny-list).
 
     A WebSocket is charged once, when it is opened. What happens while Valkey is away is the
     limiter's setting.
@@ -35,17 +36,24 @@ class RateLimitMiddleware:
         limiter: Where to charge; by default what the application's ``state.sark`` holds.
         limits: Limits such as ``100/minute``. Without any the limiter's own rules apply, which
             may go by path.
-        name: Keeps the counters of ``limits`` apart from others; services with the same name
-            share them.
+        name: Keeps the counters of ``limits`` apart from others.
+        namespace: Keeps them apart from those of other services on the same Valkey; services with
+            the same namespace, or none, and the same name share them.
         identify: Tells who asks, from the ASGI scope: identities that are charged together. By
             default the client's address. Nobody (an empty list) is not limited.
         exclude: Paths that are not limited; one that ends in ``*`` stands for all that begin so.
-        cost: How many requests one counts as.
+        tier: The caller's plan, which the limiter's rules may look at: a text, or what gives it for
+            a scope, from a verified claim alone.
+        action: What is asked for, likewise.
+        cost: How many requests one counts as: a number, or what gives it for a scope. Left out,
+            what the rules say of the action, else 1.
+        shadow: Count and report by ``limits``, and refuse nobody.
         proxies: Who is believed about the client's address; by default nobody.
         fields: What answers tell of the limits.
 
     Raises:
-        ValueError: A limit, the name or the cost is not usable.
+        ValueError: A limit, the name, the namespace or the cost is not usable, or limits are given
+            a tier or an action.
     """
 
     def __init__(
@@ -55,22 +63,31 @@ class RateLimitMiddleware:
         limiter: RateLimiter | None = None,
         limits: Sequence[str | Limit] = (),
         name: str = "middleware",
+        namespace: str = "",
         identify: Callable[[Scope], Sequence[Identity]] | None = None,
         exclude: Iterable[str] = (),
-        cost: int = 1,
+        tier: str | Callable[[Scope], str | None] | None = None,
+        action: str | Callable[[Scope], str | None] | None = None,
+        cost: int | Callable[[Scope], int | None] | None = None,
+        shadow: bool = False,
         proxies: TrustedProxies | None = None,
         fields: LimitFields | None = None,
     ) -> None:
         self._app = app
         self._limiter = limiter
-        self._named = NamedLimits(limits, name=name, cost=cost) if limits else None
-        self._cost = cost
+        refuse_useless(limits, tier=tier, action=action)
+        one = cost if isinstance(cost, int) else 1
+        qualified = qualify(namespace, name)
+        self._named = (
+            NamedLimits(limits, name=qualified, cost=one, shadow=shadow) if limits else None
+        )
+        self._charged_by = _charged_by(tier, action, cost)
         self._identify = identify or _by_address(proxies or TrustedProxies())
         excluded = tuple(exclude)
         self._paths = frozenset(path for path in excluded if not path.endswith("*"))
         self._prefixes = tuple(path[:-1] for path in excluded if path.endswith("*"))
         self._fields = fields or LimitFields()
-        self._failed = Quiet(_log.warning)
+        self._failed = Quiet(logger("sark.http").warning)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Charge the request, and pass it on or refuse it."""
@@ -93,11 +110,9 @@ class RateLimitMiddleware:
 
     async def _charge(self, scope: Scope) -> Charge:
         limiter = self._limiter or limiter_of(scope)
-        identities = self._identify(scope)
-        if self._named is not None:
-            return await self._named.check(limiter, identities)
-        cost = None if self._cost == 1 else self._cost
-        return await limiter.check(identities, path=scope["path"], cost=cost)
+        identities = identities_of(self._identify(scope), "identify")
+        by = self._charged_by(scope)
+        return await charge_request(limiter, self._named, identities, scope["path"], by)
 
     def _is_excluded(self, path: str) -> bool:
         return path in self._paths or path.startswith(self._prefixes)
@@ -127,7 +142,8 @@ async def refuse_websocket(response: Response, scope: Scope, receive: Receive, s
     if "websocket.http.response" in scope.get("extensions", {}):
         await response(scope, receive, send)
     else:
-        await send({"type": "websocket.close", "code": TRY_AGAIN_LATER, "reason": "rate limit"})
+        code = POLICY_VIOLATION if response.status_code == HTTPStatus.FORBIDDEN else TRY_AGAIN_LATER
+        await send({"type": "websocket.close", "code": code, "reason": "rate limit"})
 
 
 async def _answer(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
@@ -136,6 +152,25 @@ async def _answer(response: Response, scope: Scope, receive: Receive, send: Send
         return
     await receive()  # the client's wish to connect
     await refuse_websocket(response, scope, receive, send)
+
+
+def _charged_by(
+    tier: str | Callable[[Scope], str | None] | None,
+    action: str | Callable[[Scope], str | None] | None,
+    cost: int | Callable[[Scope], int | None] | None,
+) -> Callable[[Scope], ChargedBy]:
+    if not (callable(tier) or callable(action) or callable(cost)):
+        fixed = ChargedBy(tier, action, cost)
+        return lambda _: fixed
+
+    def charged_by(scope: Scope) -> ChargedBy:
+        return ChargedBy(
+            tier(scope) if callable(tier) else tier,
+            action(scope) if callable(action) else action,
+            cost(scope) if callable(cost) else cost,
+        )
+
+    return charged_by
 
 
 def _by_address(proxies: TrustedProxies) -> Callable[[Scope], Sequence[Identity]]:

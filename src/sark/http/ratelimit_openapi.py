@@ -1,12 +1,12 @@
-"""What OpenAPI documents say of rate limits: the header fields, and the answer 429."""
+"""What OpenAPI documents say of rate limits: the header fields, and the answers 429 and 403."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sark.http.ratelimit_fields import QUOTA_EXCEEDED, LimitFields
+from sark.http.ratelimit_fields import LIMIT_DENIED, QUOTA_EXCEEDED, LimitFields
 
-__all__ = ["PROBLEM_SCHEMA", "admitted_headers", "refused_headers"]
+__all__ = ["DENIED_SCHEMA", "PROBLEM_SCHEMA", "admitted_headers", "refused_headers"]
 
 Schema = dict[str, Any]
 
@@ -52,6 +52,20 @@ PROBLEM_SCHEMA: Schema = {
     },
 }
 """The problem document of a 429, for applications that know nothing else of ours."""
+
+DENIED_SCHEMA: Schema = {
+    "type": "object",
+    "required": ["type", "title", "status", "limit", "policy"],
+    "properties": {
+        "type": {"const": LIMIT_DENIED},
+        "title": _TEXT,
+        "status": {"const": 403},
+        "detail": _TEXT,
+        "limit": {"enum": ["user", "ip", "apikey"]},
+        "policy": {"const": "deny"},
+    },
+}
+"""Likewise of the 403 to those that the deny-list names."""
 
 _RESETS = {
     "seconds": "Seconds until it is there again",

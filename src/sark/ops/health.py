@@ -7,10 +7,17 @@ import asyncio
 import msgspec
 
 from sark.errors import StoreError
+from sark.ratelimit import RateLimiter
+from sark.ratelimit.limits import Fallback
 from sark.runtime import Runtime
 
-__all__ = ["Check", "Readiness", "readiness"]
+__all__ = ["Check", "Readiness", "limiter_health", "readiness"]
 
+WITHOUT_VALKEY: dict[Fallback, str] = {
+    "local": "counted in each process (local)",
+    "open": "not checked (open)",
+    "closed": "refused (closed)",
+}
 # Anybody may ask for the report, so it doesn't tell where servers are and how they fail.
 NO_ANSWER = "does not answer; the log and /v1/status say why"
 
@@ -48,7 +55,11 @@ async def readiness(runtime: Runtime) -> Readiness:
     servers, queue, engine = await asyncio.gather(
         _servers(runtime), _queue(runtime), _evaluator(runtime)
     )
-    checks = (*servers, queue, engine, _limits(runtime, servers), *_near(runtime))
+    away = any(server.required and not server.ok for server in servers)
+    limits = _limits(runtime.gateway.limiter, away=away)
+    if away:
+        limits = msgspec.structs.replace(limits, detail=f"{limits.detail}; authorize answers 503")
+    checks = (*servers, queue, engine, limits, *_near(runtime))
     if runtime.settings.warm_ready_ms:
         warm_up = runtime.warm_up
         ok = not warm_up.holds_readiness
@@ -88,13 +99,27 @@ async def _evaluator(runtime: Runtime) -> Check:
     return Check("evaluator", ok=reason is None, required=True, detail=reason or detail)
 
 
-def _limits(runtime: Runtime, servers: list[Check]) -> Check:
-    limiter = runtime.gateway.limiter
-    away = any(server.required and not server.ok for server in servers)
-    detail = f"shared, revision {limiter.rules.revision}, {len(limiter.rules.rules)} rules"
+async def limiter_health(limiter: RateLimiter, *, seconds: float = 0.25) -> Check:
+    """Tell whether limits are shared by all processes and are the file's, by asking Valkey.
+
+    Args:
+        limiter: Whose limits.
+        seconds: How long Valkey may take to answer.
+    """
+    health = await limiter.store.check(timeout=seconds)
+    return _limits(limiter, away=any(each.role == "state" and not each.ok for each in health))
+
+
+def _limits(limiter: RateLimiter, *, away: bool) -> Check:
+    rules = limiter.rules
+    detail = f"shared, revision {rules.revision}, {len(rules.rules)} rules"
     if away:
-        detail = f"not shared, since Valkey does not answer: {limiter.fallback}"
-    return Check("limits", ok=not away, required=False, detail=detail)
+        how = WITHOUT_VALKEY[limiter.fallback]
+        detail = f"not shared, since Valkey does not answer: checked by themselves they are {how}"
+    if limiter.refused_rules:
+        detail += "; the limits file was refused and the running rules stay, the log says why"
+    ok = not away and not limiter.refused_rules
+    return Check("limits", ok=ok, required=False, detail=detail)
 
 
 async def _queue(runtime: Runtime) -> Check:

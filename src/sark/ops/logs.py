@@ -43,7 +43,7 @@ from sark.events import (
 )
 from sark.settings import LogFormat, LogLevel
 
-__all__ = ["Quiet", "configure_logs", "report_events"]
+__all__ = ["Quiet", "configure_logs", "logger", "report_events"]
 
 QUIET_SECONDS = 1.0
 REMEDIES = {
@@ -119,7 +119,7 @@ class Quiet:
 
 def report_events(hub: Hub) -> None:
     """Log what happens to the servers, the policies, sessions, limits and the audit queue."""
-    log = structlog.stdlib.get_logger("sark")
+    log = logger("sark")
     _report_servers(hub, log)
     _report_policies(hub, log)
     _report_cache(hub, log)
@@ -127,6 +127,22 @@ def report_events(hub: Hub) -> None:
     _report_keys(hub, log)
     _report_limits(hub, log)
     _report_audit(hub, log)
+
+
+def logger(name: str) -> Any:
+    """Give what logs as the program has configured structlog, else a line to ``logging``.
+
+    Without that a program that knows nothing of structlog would have our reports on its standard
+    output, past its own handlers.
+    """
+    if structlog.is_configured():
+        return structlog.stdlib.get_logger(name)
+    line = structlog.processors.LogfmtRenderer(key_order=["event"], bool_as_flag=False)
+    return structlog.wrap_logger(
+        logging.getLogger(name),
+        processors=[structlog.stdlib.filter_by_level, line],
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
 
 
 def _report_servers(hub: Hub, log: Any) -> None:

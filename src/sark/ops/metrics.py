@@ -7,10 +7,6 @@ and no error text, ever becomes one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from sark.errors import StoreError
 from sark.events import (
@@ -26,23 +22,15 @@ from sark.events import (
     EvaluatorQueued,
     FreshnessUnverifiable,
     GenerationChanged,
-    GuardChanged,
     Hub,
     IssuerKeysFetched,
     IssuerUnavailable,
-    LimitFallback,
-    LimitRefused,
-    LimitShadowed,
-    LimitsReloaded,
-    LimitsReloadFailed,
     Looked,
     NearCacheChanged,
     PoliciesReloaded,
     PoliciesRestored,
     PolicyReloadFailed,
     RefreshReused,
-    RoundTrip,
-    ScriptLoaded,
     SessionCreated,
     SessionEnded,
     SessionRefused,
@@ -51,17 +39,17 @@ from sark.events import (
     TokenRefreshed,
     Warmed,
 )
+from sark.ops.limiter_metrics import LimiterMetrics
 from sark.policy.evaluators.opa import OpaHttp
 from sark.runtime import Runtime
 from sark.store import Server
 
 __all__ = ["Metrics"]
 
-_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 _WAITS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
-class Metrics:
+class Metrics(LimiterMetrics):
     """Counts what happens, and renders it.
 
     Args:
@@ -69,13 +57,12 @@ class Metrics:
     """
 
     def __init__(self, hub: Hub) -> None:
-        self.registry = CollectorRegistry()
+        super().__init__(hub)
         self._hub = hub
         self._count_requests(hub)
         self._count_sessions(hub)
         self._count_policies(hub)
         self._count_cache(hub)
-        self._count_store(hub)
         self._count_audit(hub)
         self._count_keys(hub)
         self._gauges()
@@ -90,23 +77,11 @@ class Metrics:
         self._read_near(runtime)
         await self._read_queue(runtime)
         self._handler_failures.set(self._hub.handler_failures)
-        return generate_latest(self.registry), CONTENT_TYPE_LATEST
-
-    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
-        return Counter(f"sark_{name}", help_text, labels, registry=self.registry)
-
-    def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
-        return Gauge(f"sark_{name}", help_text, labels, registry=self.registry)
-
-    def _histogram(
-        self, name: str, help_text: str, *labels: str, buckets: Sequence[float] = _SECONDS
-    ) -> Histogram:
-        return Histogram(f"sark_{name}", help_text, labels, buckets=buckets, registry=self.registry)
+        return self.expose()
 
     def _count_requests(self, hub: Hub) -> None:
         decisions = self._counter("decisions", "Answers given", "policy", "allow", "source")
         seconds = self._histogram("authorize_seconds", "Time of one authorize() call", "source")
-        refused = self._counter("ratelimit_refused", "Requests refused by a limit", "kind")
 
         def decided(event: Decided) -> None:
             allow = "true" if event.allow else "false"
@@ -114,19 +89,6 @@ class Metrics:
             seconds.labels(event.source).observe(event.seconds)
 
         hub.on(Decided, decided)
-        hub.on(LimitRefused, lambda event: refused.labels(event.kind).inc())
-        self._count_limits(hub)
-
-    def _count_limits(self, hub: Hub) -> None:
-        shadow = self._counter(
-            "ratelimit_shadow_refused", "Requests that a limit would refuse", "policy"
-        )
-        fallback = self._counter("ratelimit_fallback", "Checks decided without Valkey", "mode")
-        reloads = self._counter("ratelimit_reloads", "Times that rules were changed", "result")
-        hub.on(LimitShadowed, lambda event: shadow.labels(event.policy).inc())
-        hub.on(LimitFallback, lambda event: fallback.labels(event.mode).inc())
-        hub.on(LimitsReloaded, lambda _: reloads.labels("changed").inc())
-        hub.on(LimitsReloadFailed, lambda _: reloads.labels("failed").inc())
 
     def _count_sessions(self, hub: Hub) -> None:
         created = self._counter("sessions_created", "Sessions begun")
@@ -201,24 +163,6 @@ class Metrics:
             ended.labels("put_off" if event.reason else result).inc()
 
         hub.on(Warmed, warmed)
-
-    def _count_store(self, hub: Hub) -> None:
-        seconds = self._histogram("store_call_seconds", "Exchanges with Valkey", "role", "result")
-        commands = self._counter("store_commands", "Commands sent to Valkey", "role")
-        scripts = self._counter("store_scripts_loaded", "Scripts sent after NOSCRIPT", "role")
-        opened = self._counter("store_guard_opened", "Servers found dead", "role")
-
-        def round_trip(event: RoundTrip) -> None:
-            seconds.labels(event.role, event.result).observe(event.seconds)
-            commands.labels(event.role).inc(event.commands)
-
-        def guard_changed(event: GuardChanged) -> None:
-            if event.is_open:
-                opened.labels(event.role).inc()
-
-        hub.on(RoundTrip, round_trip)
-        hub.on(ScriptLoaded, lambda event: scripts.labels(event.role).inc())
-        hub.on(GuardChanged, guard_changed)
 
     def _count_audit(self, hub: Hub) -> None:
         events = self._counter("audit_events_accepted", "Audit events accepted by Valkey")

@@ -140,8 +140,9 @@ class LimitState(msgspec.Struct, frozen=True, omit_defaults=True):
         reset: Seconds until all of the limit is there again, rounded up; for a sliding window,
             until the current one of its two windows ends.
         window: Length of the window in seconds.
-        policy: Name of the limit, unique among the states of one request: the kind for the default
-            limit, else the rule's name, followed by ``-<window>`` where a rule has several limits.
+        policy: Name of the limit, unique among the states of one request unless that has several
+            identities of a kind: the kind for the default limit, else the rule's name, followed by
+            ``-<window>`` where a rule has several limits.
         burst: Most requests at once where the limit has a burst, else 0.
         shadow: Whether the limit only reports.
     """

@@ -72,6 +72,8 @@ class RateLimiter:
         plan_many: Likewise of several questions; see ``Planner.plan_many``.
         near: Who is near a limit.
         fallback: As given.
+        store: As given.
+        refused_rules: Why the rules that were read last are not in force; empty when they are.
     """
 
     def __init__(
@@ -84,7 +86,8 @@ class RateLimiter:
         ipv6_prefix: int = 64,
         budget: float = DEFAULT_BUDGET_SECONDS,
     ) -> None:
-        self._store = store
+        self.store = self._store = store
+        self.refused_rules = ""
         rules = limits if isinstance(limits, Rules) else Rules(limits)
         self._plan_by(Planner(store.keys, rules, ipv6_prefix=ipv6_prefix))
         self.fallback = fallback

@@ -56,8 +56,10 @@ class LimitsReloader:
         try:
             rules = read_rules(self._path, self._default)
         except ConfigurationError as error:
+            self._limiter.refused_rules = str(error)
             self._hub.emit(LimitsReloadFailed(str(error)))
             raise
+        self._limiter.refused_rules = ""
         changed = rules.revision != before
         if changed:
             # What is counted stays: it stands under the names of its rules.
