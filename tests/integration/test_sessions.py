@@ -91,7 +91,7 @@ async def test_a_forged_refresh_token_costs_no_round_trip(
 async def test_a_login_that_is_sent_twice_is_one_session(server: ValkeyServer) -> None:
     """As when the connection breaks before the answer: the call is repeated with the same ids."""
     async with open_sessions(server.url) as sessions:
-        logins, subject = sessions._logins, Subject("alice", "s-1", "t-1", 900)
+        logins, subject = sessions._logins, Subject("alice", "s-1", "t-1")
         fields = logins.fields(Origin("web", None, None))
         times = {await logins.begin(subject, fields, None) for _ in range(3)}
         assert len(times) == 1

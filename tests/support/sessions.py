@@ -57,6 +57,7 @@ class SignedTokens:
             "exp": claims.expires_at,
             "tier": claims.tier,
             "outside": claims.outside,
+            "single": claims.single,
         }
         return jwt.encode(spelled, KEY, algorithm="HS256")
 
@@ -82,6 +83,7 @@ class SignedTokens:
             said["exp"],
             said["tier"],
             said["outside"],
+            said["single"],
         )
 
 
@@ -118,11 +120,23 @@ async def log_in(sessions: Sessions, user_id: str = "alice", **fields: Any) -> G
     return await sessions.create(user_id, **{"client_id": "web", **fields})
 
 
-def outside_token(user_id: str = "alice", session_id: str = "idp-1", jti: str = "t-1") -> str:
-    """Sign a token as an outside issuer would."""
-    now = int(time.time())
+def outside_token(
+    user_id: str = "alice",
+    session_id: str = "idp-1",
+    jti: str = "t-1",
+    *,
+    issuer: str = "https://idp",
+    at: float | None = None,
+    life: int = 600,
+    single: bool = False,
+) -> str:
+    """Sign a token as an outside issuer would, ``at`` a Unix time."""
+    now = int(time.time() if at is None else at)
+    ends = now + life
     return SignedTokens().issue(
-        AccessClaims("https://idp", user_id, session_id, jti, "app", now, now + 600, outside=True)
+        AccessClaims(
+            issuer, user_id, session_id, jti, "app", now, ends, outside=True, single=single
+        )
     )
 
 

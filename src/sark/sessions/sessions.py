@@ -15,6 +15,7 @@ from uuid_utils import uuid7
 from sark.errors import TokenError
 from sark.events import TokenRefreshed
 from sark.sessions import scripts
+from sark.sessions.adoptions import Adoptions
 from sark.sessions.checks import SessionChecks, session_keys
 from sark.sessions.claims import AccessClaims, AccessTokens
 from sark.sessions.directory import Directory
@@ -71,9 +72,10 @@ class Sessions:
         self._rules = rules
         self._grants = Grants(tokens, refresh_tokens, issuer=issuer, access_life=rules.access)
         self.checks = SessionChecks(store, tokens, rules)
-        self._revocations = Revocations(store, invalidate_user, replicas)
+        self._revocations = Revocations(store, rules, invalidate_user, replicas)
         self._directory = Directory(store)
         self._logins = Logins(store, rules, self._revocations)
+        self._adoptions = Adoptions(store, rules, self._logins)
 
     async def create(
         self,
@@ -108,7 +110,7 @@ class Sessions:
         refresh_token = self._refresh_tokens.issue(first)
         jti = self._refresh_tokens.access_token_id(first)
         created_at, expires_at = await self._logins.begin(
-            Subject(user_id, first.session_id, jti, self._rules.access),
+            Subject(user_id, first.session_id, jti),
             [
                 *("refresh_token_hash", token_hash(refresh_token)),
                 *("refresh_counter", 0),
@@ -157,16 +159,20 @@ class Sessions:
     ) -> None:
         """Begin the session of an outside issuer's token, if it is the first of it seen here.
 
-        One round trip for each such token and process; none for our own tokens, or when sessions
-        are not adopted. A session that has ended is not begun again, whatever tokens come of it.
+        One round trip for each such token and process (and minute); none for our own tokens. A
+        session that somebody ended is not begun again, whatever tokens come of it. One that was not
+        used for too long is, by a token that was issued afterwards.
 
         Raises:
-            SessionEndedError: It began before and has ended.
+            TokenError: Sessions are not adopted (``no_session``), the token lives longer than a
+                session may (``lifetime``), or was revoked.
+            SessionEndedError: It began before and has ended, or the user's sessions were all
+                ended after the token was issued.
             SessionCapError: As in ``create``.
             BindingError: As in ``authenticate``.
             StoreError: The server did not answer.
         """
-        await self._logins.adopt(claims, ip, user_agent, deadline)
+        await self._adoptions.adopt(claims, ip, user_agent, deadline)
 
     async def refresh(
         self,
