@@ -59,7 +59,8 @@ class SessionSettings(BaseModel):
         validation_alias="SARK_SESSION_ADOPT",
         description=(
             "Whether the token of a trusted outside issuer begins a session when it is first seen. "
-            "Otherwise such tokens are refused (`no_session`)."
+            "Otherwise such tokens are refused (`no_session`). Needs a state server that "
+            "doesn't evict."
         ),
     )
     access_token_ttl: Annotated[int, kinds.whole(10, 86_400, "seconds")] = Field(
