@@ -140,6 +140,11 @@ def outside_token(
     )
 
 
+def tokens_of(grant: Grant) -> tuple[str, str]:
+    """Tell grants apart by their tokens; how long those are good for depends on the time."""
+    return grant.access_token, grant.refresh_token
+
+
 async def code_of(awaitable: Awaitable[object]) -> str:
     """Tell how a call ended: ``ok``, or the code of its refusal."""
     try:
@@ -245,26 +250,22 @@ class LogInWork:
 
 @dataclass(frozen=True)
 class RefreshWork:
-    """Trades one token with many tasks at once; returns the different answers."""
+    """Trades one token with many tasks at once; returns the different tokens that came of it."""
 
     meeting: Meeting
     refresh_token: str
     tasks: int
 
-    def __call__(self, _number: int) -> set[Grant]:
+    def __call__(self, _number: int) -> set[tuple[str, str]]:
         self.meeting.join()
         return asyncio.run(self._run())
 
-    async def _run(self) -> set[Grant]:
+    async def _run(self) -> set[tuple[str, str]]:
         async with open_sessions(self.meeting.url) as sessions:
-            return set(
-                await asyncio.gather(
-                    *(
-                        sessions.refresh(self.refresh_token, deadline=later())
-                        for _ in range(self.tasks)
-                    )
-                )
+            grants = await asyncio.gather(
+                *(sessions.refresh(self.refresh_token, deadline=later()) for _ in range(self.tasks))
             )
+        return set(map(tokens_of, grants))
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ class Grant(HidesTokens, frozen=True):
         session_id: The session.
         access_token: For requests.
         refresh_token: For the next refresh; works once.
-        expires_in: Seconds that the access token is good for, from its issue.
+        expires_in: Seconds that the access token is good for, from this answer.
         session_expires_at: When the session ends at the latest, in seconds since the epoch.
     """
 
