@@ -41,6 +41,7 @@ __all__ = [
     "PoliciesReloaded",
     "PoliciesRestored",
     "PolicyReloadFailed",
+    "RefreshRepeated",
     "RefreshReused",
     "RoundTrip",
     "ScriptLoaded",
@@ -306,6 +307,10 @@ class SessionRefused(Event, frozen=True):
 
 class TokenRefreshed(Event, frozen=True):
     """A refresh token was traded for its successor."""
+
+
+class RefreshRepeated(Event, frozen=True):
+    """A refresh token that was just traded came again: it gave the tokens that are current."""
 
 
 class RefreshReused(Event, frozen=True):

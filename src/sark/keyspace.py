@@ -100,6 +100,16 @@ TABLE: tuple[KeyPattern, ...] = (
         "user_id",
     ),
     KeyPattern(
+        "session_not_before",
+        "session:not_before:<user_id>",
+        "string",
+        "longest life of an outside token",
+        _S,
+        "sessions",
+        "when all sessions of the user were ended; no token from before begins one",
+        "user_id",
+    ),
+    KeyPattern(
         "session_index",
         "session:index:<user_id>",
         "zset",
@@ -387,6 +397,10 @@ class Keyspace:
     def session_index(self, user_id: str) -> str:
         """Name the sorted set of a user's sessions."""
         return f"session:index:{self._tag % encode_id(user_id)}"
+
+    def session_not_before(self, user_id: str) -> str:
+        """Name the time at which all sessions of a user were ended."""
+        return f"session:not_before:{self._tag % encode_id(user_id)}"
 
     def policy_decision(self, digest: str) -> str:
         """Name a cached decision. ``digest`` is hex or base64url and stands as it is."""

@@ -21,6 +21,7 @@ from sark.file_watch import FileWatcher, fingerprint
 from sark.gateway import Answer, Gateway, Request
 from sark.parts.background import background
 from sark.parts.decisions import decisions_of
+from sark.parts.kept_ends import check_ends_are_kept, embedded_options
 from sark.parts.limits import default_limit, limiter_of
 from sark.parts.policies import open_evaluator, policy_paths, policy_reloader
 from sark.parts.sessions import open_access_tokens, sessions_of
@@ -178,12 +179,15 @@ async def open_runtime(
         embedded = None
         topology = Topology.of(settings)
         if topology is None:
-            embedded = EmbeddedServer(settings.data_dir, ephemeral=ephemeral)
+            embedded = EmbeddedServer(
+                settings.data_dir, ephemeral=ephemeral, options=embedded_options(settings)
+            )
             await stack.enter_async_context(embedded)
             # Ends before the server is stopped, so that it is not started again then.
             await stack.enter_async_context(background(keep_running(embedded), "sark-embedded"))
             topology = Topology.single(embedded.url)
         store = await stack.enter_async_context(Store(topology, settings, hub))
+        await check_ends_are_kept(settings, store)
         hot = HotRequests(store, every=settings.hot_sample, keep=settings.hot_requests)
         stack.push_async_callback(hot.flush)
         await stack.enter_async_context(background(hot.flush_forever(), "sark-hot-requests"))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sark.errors import (
+    ConfigurationError,
     InvalidRequestError,
     QueueFullError,
     SessionEndedError,
@@ -232,3 +234,49 @@ async def test_what_is_given_up_at_the_end_is_reported(
             await sark.admission.revoke("ann", grant.session_id, by="user")
         assert dropped == []
     assert dropped == [AuditDropped(1)]
+
+
+@pytest.mark.parametrize(
+    ("memory", "policy", "refused"),
+    [
+        ("64mb", "volatile-lfu", True),
+        ("64mb", "allkeys-lru", True),
+        ("64mb", "noeviction", False),
+        ("0", "volatile-lfu", False),
+    ],
+)
+async def test_outside_sessions_begin_only_where_their_ends_are_kept(
+    memory: str,
+    policy: str,
+    refused: bool,
+    private_server: Callable[..., ValkeyServer],
+    tmp_path: Path,
+) -> None:
+    server = private_server()
+    with server.client() as client:
+        client.config_set("maxmemory", memory)
+        client.config_set("maxmemory-policy", policy)
+    settings = Settings(
+        valkey_url=ServerUrl(server.url),
+        policy_dir=write_policies(tmp_path / "policies"),
+        key_dir=tmp_path / "keys",
+        session_adopt=True,
+    )
+    if refused:
+        with pytest.raises(ConfigurationError, match=f"SARK_SESSION_ADOPT: .*{policy}"):
+            async with open_runtime(settings):
+                pass
+        return
+    async with open_runtime(settings) as sark:
+        assert await sark.sessions.count("ann") == 0
+
+
+async def test_the_embedded_server_keeps_them(tmp_path: Path) -> None:
+    settings = Settings(
+        policy_dir=write_policies(tmp_path / "policies"),
+        data_dir=tmp_path / "data",
+        session_adopt=True,
+    )
+    async with open_runtime(settings, ephemeral=True) as sark:
+        told = await sark.store.state.execute("INFO", "memory", idempotent=True)
+    assert b"maxmemory_policy:noeviction" in told

@@ -9,7 +9,7 @@ from sark.sessions import SessionRules, scripts
 from sark.sessions.logins import Origin, Subject
 from sark.sessions.refresh_token import token_hash
 from tests.support.servers import ValkeyServer
-from tests.support.sessions import BROWSER, code_of, log_in, open_sessions
+from tests.support.sessions import BROWSER, code_of, log_in, open_sessions, tokens_of
 
 
 async def test_a_session_is_accepted_until_it_is_revoked(server: ValkeyServer) -> None:
@@ -57,12 +57,10 @@ async def test_within_the_grace_the_same_successor_comes_again(server: ValkeySer
         first = await log_in(sessions)
         second = await sessions.refresh(first.refresh_token)
         again = await sessions.refresh(first.refresh_token)
-        assert again == second
+        assert tokens_of(again) == tokens_of(second)
         third = await sessions.refresh(second.refresh_token)
-        # What was traded twice is no longer the token before the current one.
-        with pytest.raises(RefreshReuseError):
-            await sessions.refresh(first.refresh_token)
-        assert await code_of(sessions.refresh(third.refresh_token)) == "ended"
+        # Another tab still has the first.
+        assert tokens_of(await sessions.refresh(first.refresh_token)) == tokens_of(third)
 
 
 @pytest.mark.parametrize("change", ["user", "session", "counter", "mac", "form", "é", "long"])
@@ -91,7 +89,7 @@ async def test_a_forged_refresh_token_costs_no_round_trip(
 async def test_a_login_that_is_sent_twice_is_one_session(server: ValkeyServer) -> None:
     """As when the connection breaks before the answer: the call is repeated with the same ids."""
     async with open_sessions(server.url) as sessions:
-        logins, subject = sessions._logins, Subject("alice", "s-1", "t-1", 900)
+        logins, subject = sessions._logins, Subject("alice", "s-1", "t-1")
         fields = logins.fields(Origin("web", None, None))
         times = {await logins.begin(subject, fields, None) for _ in range(3)}
         assert len(times) == 1

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import msgspec
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -36,8 +37,8 @@ class Expected:
     session_id: str
     created: float
     seen: float
-    rotated: float
     grants: list[Grant]
+    traded: list[float] = field(default_factory=list)
     ended: bool = False
     refused_tokens: set[int] = field(default_factory=set)
 
@@ -97,11 +98,11 @@ class Interleavings(RuleBasedStateMachine):
             min(alive, key=lambda each: (each.ends, each.session_id)).ended = True
         grant = self.loop.run(log_in(self.real, user_id))
         now = self.clock.now()
-        made = Expected(user_id, grant.session_id, now, now, now, [grant])
+        made = Expected(user_id, grant.session_id, now, now, [grant])
         self.known.append(made)
         return made
 
-    @rule(session=sessions, back=st.integers(0, 3))
+    @rule(session=sessions, back=st.integers(0, 6))
     def check(self, session: Expected | None, back: int) -> None:
         if session is None:
             return
@@ -112,7 +113,7 @@ class Interleavings(RuleBasedStateMachine):
             assert code == "expired"
         elif not session.alive(now):
             assert code == "ended"
-        elif which in session.refused_tokens:
+        elif which in session.refused_tokens or which < len(session.grants) - 5:
             assert code == "revoked"
         else:
             assert code == "ok"
@@ -138,7 +139,7 @@ class Interleavings(RuleBasedStateMachine):
         if code == "ok":
             self.use(session)
 
-    @rule(session=sessions, back=st.sampled_from([0, 0, 0, 1, 1, 2]))
+    @rule(session=sessions, back=st.sampled_from([0, 0, 0, 0, 0, 1, 1, 2, 3, 4, 5]))
     def refresh(self, session: Expected | None, back: int) -> None:
         if session is None:
             return
@@ -149,9 +150,12 @@ class Interleavings(RuleBasedStateMachine):
             assert self.code(self.real.refresh(token)) == "ended"
         elif presented == current:
             session.grants.append(self.loop.run(self.real.refresh(token)))
-            session.seen = session.rotated = now
-        elif presented == current - 1 and now - session.rotated < GRACE:
-            assert self.loop.run(self.real.refresh(token)) == session.grants[current]
+            session.seen = now
+            session.traded.append(now)
+        elif now - session.traded[presented] < GRACE and presented >= current - 4:
+            again, latest = self.loop.run(self.real.refresh(token)), session.grants[current]
+            left = self.issued(latest) + latest.expires_in - now
+            assert again == msgspec.structs.replace(latest, expires_in=left)
         else:
             assert self.code(self.real.refresh(token)) == "refresh_reused"
             session.ended = True

@@ -417,7 +417,9 @@ async def test_a_revocation_always_writes_so_that_a_repeat_waits_for_it(
             for call in (
                 lambda: sessions._revocations._end("alice", "none"),
                 lambda: sessions._store.state.run(
-                    sessions_scripts.REVOKE_USER, ["session:index:alice"], [""]
+                    sessions_scripts.REVOKE_USER,
+                    ["session:index:alice", "session:not_before:alice"],
+                    ["", 60_000],
                 ),
             ):
                 await call()

@@ -57,6 +57,7 @@ class SignedTokens:
             "exp": claims.expires_at,
             "tier": claims.tier,
             "outside": claims.outside,
+            "single": claims.single,
         }
         return jwt.encode(spelled, KEY, algorithm="HS256")
 
@@ -82,6 +83,7 @@ class SignedTokens:
             said["exp"],
             said["tier"],
             said["outside"],
+            said["single"],
         )
 
 
@@ -118,12 +120,29 @@ async def log_in(sessions: Sessions, user_id: str = "alice", **fields: Any) -> G
     return await sessions.create(user_id, **{"client_id": "web", **fields})
 
 
-def outside_token(user_id: str = "alice", session_id: str = "idp-1", jti: str = "t-1") -> str:
-    """Sign a token as an outside issuer would."""
-    now = int(time.time())
+def outside_token(
+    user_id: str = "alice",
+    session_id: str = "idp-1",
+    jti: str = "t-1",
+    *,
+    issuer: str = "https://idp",
+    at: float | None = None,
+    life: int = 600,
+    single: bool = False,
+) -> str:
+    """Sign a token as an outside issuer would, ``at`` a Unix time."""
+    now = int(time.time() if at is None else at)
+    ends = now + life
     return SignedTokens().issue(
-        AccessClaims("https://idp", user_id, session_id, jti, "app", now, now + 600, outside=True)
+        AccessClaims(
+            issuer, user_id, session_id, jti, "app", now, ends, outside=True, single=single
+        )
     )
+
+
+def tokens_of(grant: Grant) -> tuple[str, str]:
+    """Tell grants apart by their tokens; how long those are good for depends on the time."""
+    return grant.access_token, grant.refresh_token
 
 
 async def code_of(awaitable: Awaitable[object]) -> str:
@@ -231,26 +250,22 @@ class LogInWork:
 
 @dataclass(frozen=True)
 class RefreshWork:
-    """Trades one token with many tasks at once; returns the different answers."""
+    """Trades one token with many tasks at once; returns the different tokens that came of it."""
 
     meeting: Meeting
     refresh_token: str
     tasks: int
 
-    def __call__(self, _number: int) -> set[Grant]:
+    def __call__(self, _number: int) -> set[tuple[str, str]]:
         self.meeting.join()
         return asyncio.run(self._run())
 
-    async def _run(self) -> set[Grant]:
+    async def _run(self) -> set[tuple[str, str]]:
         async with open_sessions(self.meeting.url) as sessions:
-            return set(
-                await asyncio.gather(
-                    *(
-                        sessions.refresh(self.refresh_token, deadline=later())
-                        for _ in range(self.tasks)
-                    )
-                )
+            grants = await asyncio.gather(
+                *(sessions.refresh(self.refresh_token, deadline=later()) for _ in range(self.tasks))
             )
+        return set(map(tokens_of, grants))
 
 
 @dataclass(frozen=True)

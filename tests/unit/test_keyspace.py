@@ -44,6 +44,7 @@ BUILDERS: dict[str, list[Builder]] = {
     ],
     "session_token": [lambda keys, value: keys.session_token("u", value)],
     "session_index": [lambda keys, value: keys.session_index(value)],
+    "session_not_before": [lambda keys, value: keys.session_not_before(value)],
     "policy_version": [lambda keys, value: keys.policy_version(value)],
     "policy_user_version": [lambda keys, value: keys.policy_user_version(value)],
     "ratelimit": [

@@ -756,6 +756,13 @@ def test_ttl_order(environ: dict[str, str], named: list[str]) -> None:
     assert all("(seconds)" in line for line in lines)
 
 
+@pytest.mark.parametrize("grace", ["60", "61"])
+def test_the_grace_is_shorter_than_the_access_token(grace: str) -> None:
+    life = {"SARK_ACCESS_TOKEN_TTL": "60"}
+    assert refusal({**life, "SARK_REFRESH_GRACE": grace}).startswith("SARK_REFRESH_GRACE: got")
+    load({**life, "SARK_REFRESH_GRACE": "59"})
+
+
 def test_equal_ttls_are_in_order() -> None:
     load({"SARK_TTL_HIGH": "60", "SARK_TTL_MEDIUM": "60", "SARK_TTL_LOW": "60"})
 

@@ -30,6 +30,7 @@ from sark.events import (
     PoliciesReloaded,
     PoliciesRestored,
     PolicyReloadFailed,
+    RefreshRepeated,
     RefreshReused,
     SessionCreated,
     SessionEnded,
@@ -94,11 +95,13 @@ class Metrics(LimiterMetrics):
         created = self._counter("sessions_created", "Sessions begun")
         ended = self._counter("sessions_ended", "Sessions ended before their time", "reason")
         refreshed = self._counter("tokens_refreshed", "Refresh tokens traded")
+        repeated = self._counter("refresh_tokens_repeated", "Trades that were asked for again")
         refused = self._counter("sessions_refused", "Tokens and sessions not accepted", "code")
         reused = self._counter("refresh_tokens_reused", "Copied refresh tokens that were used")
         hub.on(SessionCreated, lambda _: created.inc())
         hub.on(SessionEnded, lambda event: ended.labels(event.reason).inc(event.sessions))
         hub.on(TokenRefreshed, lambda _: refreshed.inc())
+        hub.on(RefreshRepeated, lambda _: repeated.inc())
         hub.on(SessionRefused, lambda event: refused.labels(event.code).inc())
         hub.on(RefreshReused, lambda _: reused.inc())
 

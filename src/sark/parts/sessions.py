@@ -88,6 +88,7 @@ def sessions_of(
             at_cap=settings.session_cap_policy,
             bind=settings.session_bind,
             adopt=settings.session_adopt,
+            leeway=settings.token_leeway,
         ),
         issuer=settings.token_issuer,
         invalidate_user=generations.invalidate_user,

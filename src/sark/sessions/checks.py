@@ -85,16 +85,16 @@ class SessionChecks:
         Raises:
             BindingError: The request doesn't say what sessions are bound to.
         """
-        check = self._unbound(claims.user_id, claims.session_id, claims.jti)
+        check = self._unbound(claims.user_id, claims.session_id, claims.token_id)
         if self._bind == "none":
             return check
         binding = self.binding(claims.user_id, ip, user_agent)
         return SessionCheck(check.keys, (*check.arguments[:-2], *binding))
 
-    def _spell(self, user_id: str, session_id: str, jti: str) -> SessionCheck:
+    def _spell(self, user_id: str, session_id: str, token_id: str) -> SessionCheck:
         keys = self._store.keys
         return SessionCheck(
-            (*session_keys(keys, user_id, session_id), keys.session_token(user_id, jti)),
+            (*session_keys(keys, user_id, session_id), keys.session_token(user_id, token_id)),
             (session_id, self._idle_ms, self._seen_ms, "", ""),
         )
 

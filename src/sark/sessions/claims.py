@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
+from hashlib import sha256
 from typing import Protocol
 
 import msgspec
@@ -22,6 +24,7 @@ class AccessClaims(msgspec.Struct, frozen=True):
         expires_at: From when on it is refused (``exp``).
         tier: The user's plan, for rate limits; empty when there is none.
         outside: Whether an outside identity provider signed it.
+        single: Whether its session is this token alone, as its provider names no session.
     """
 
     issuer: str
@@ -33,6 +36,20 @@ class AccessClaims(msgspec.Struct, frozen=True):
     expires_at: int
     tier: str = ""
     outside: bool = False
+    single: bool = False
+
+    @property
+    def token_id(self) -> str:
+        """The name of its ``session:token`` key.
+
+        Ours is the ``jti``, which nobody can choose. A provider's is unique among its own tokens
+        only, so it becomes a digest with the issuer and the user: it names no token of ours, of
+        another provider, or of another user.
+        """
+        if not self.outside:
+            return self.jti
+        named = msgspec.json.encode([self.issuer, self.user_id, self.jti])
+        return urlsafe_b64encode(sha256(named).digest()).decode().rstrip("=")
 
 
 class AccessTokens(Protocol):

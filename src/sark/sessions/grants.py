@@ -33,7 +33,14 @@ class Grants:
         self._access_life = int(access_life)
 
     def grant(
-        self, claims: RefreshClaims, *, client_id: str, tier: str, issued_ms: int, ends_ms: int
+        self,
+        claims: RefreshClaims,
+        *,
+        client_id: str,
+        tier: str,
+        issued_ms: int,
+        ends_ms: int,
+        now_ms: int,
     ) -> Grant:
         """Make the tokens that belong to a refresh token's claims.
 
@@ -43,6 +50,7 @@ class Grants:
             tier: As the session has it.
             issued_ms: When the refresh token became the current one, in milliseconds.
             ends_ms: When the session ends at the latest; the access token doesn't outlive it.
+            now_ms: The time of the answer, by the same clock.
         """
         issued_at = issued_ms // 1000
         access = AccessClaims(
@@ -60,6 +68,6 @@ class Grants:
             claims.session_id,
             self._tokens.issue(access),
             self._refresh_tokens.issue(claims),
-            access.expires_at - access.issued_at,
+            max(0, access.expires_at - now_ms // 1000),
             ends_ms / 1000,
         )

@@ -1,18 +1,15 @@
-"""How sessions begin: by a login here, or by the first token seen of an outside issuer's."""
+"""How sessions begin."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cachebox import TTLCache
-
 from sark.errors import BindingError, InvalidRequestError
 from sark.events import SessionCreated, SessionEnded
 from sark.sessions import scripts
 from sark.sessions.binding import Binding, canonical_ip
 from sark.sessions.checks import session_keys
-from sark.sessions.claims import AccessClaims
 from sark.sessions.revocations import Revocations
 from sark.sessions.session import (
     MAX_CLIENT_ID_BYTES,
@@ -28,10 +25,6 @@ from sark.store import Argument, Store
 
 __all__ = ["Logins", "Origin", "Subject"]
 
-MAX_ADOPTED = 10_000
-# How long a process takes it that an outside token's session began, without asking.
-ADOPTED_SECONDS = 60.0
-
 
 class Subject(NamedTuple):
     """What begins.
@@ -40,13 +33,11 @@ class Subject(NamedTuple):
         user_id: Whose session.
         session_id: Its id.
         jti: Its first access token.
-        token_life: Seconds that the token lives.
     """
 
     user_id: str
     session_id: str
     jti: str
-    token_life: float
 
 
 class Origin(NamedTuple):
@@ -76,7 +67,6 @@ class Logins:
         self._store = store
         self._rules = rules
         self._revocations = revocations
-        self._adopted: TTLCache[AccessClaims, bool] = TTLCache(MAX_ADOPTED, ADOPTED_SECONDS)
 
     def fields(self, origin: Origin, tier: str = "") -> list[Argument]:
         """Check what a session is given, and spell it as fields of its hash.
@@ -114,12 +104,10 @@ class Logins:
             StoreError: It isn't known whether it began.
         """
         rules, keys = self._rules, self._store.keys
-        user_id, session_id, jti, token_life = subject
-        arguments: list[Argument] = [
-            *(session_id, rules.cap, rules.at_cap),
-            milliseconds(rules.lifetime),
-            milliseconds(rules.idle),
-            milliseconds(min(token_life, rules.lifetime)),
+        user_id, session_id, jti = subject
+        arguments = [
+            *self.bounds(session_id),
+            milliseconds(min(rules.access, rules.lifetime)),
             *("access_token_jti", jti),
             *fields,
         ]
@@ -131,7 +119,17 @@ class Logins:
             deadline=deadline,
             idempotent=True,
         )
-        verdict, *told = (part.decode() for part in reply.value)
+        return self.begun(user_id, reply.value)
+
+    def bounds(self, session_id: str) -> list[Argument]:
+        """Spell the arguments with which both scripts that begin sessions start."""
+        rules = self._rules
+        lives = (milliseconds(rules.lifetime), milliseconds(rules.idle))
+        return [session_id, rules.cap, rules.at_cap, *lives]
+
+    def begun(self, user_id: str, reply: Sequence[bytes]) -> tuple[int, int]:
+        """Interpret what they return; result and errors as in ``begin``."""
+        verdict, *told = (part.decode() for part in reply)
         if verdict not in {"ok", "known"}:
             raise refused(self._store.hub, error_of(verdict), user_id)
         created_at, expires_at, *ended = told
@@ -141,19 +139,3 @@ class Logins:
             self._revocations.leave_over(user_id, ended)
             self._store.hub.emit(SessionEnded("cap", len(ended)))
         return int(created_at), int(expires_at)
-
-    async def adopt(
-        self, claims: AccessClaims, ip: str | None, user_agent: str | None, deadline: float | None
-    ) -> None:
-        """See ``Sessions.adopt``."""
-        if not (claims.outside and self._rules.adopt) or self._adopted.get(claims):
-            return
-        try:
-            Binding.of(self._rules.bind, ip, user_agent)
-        except BindingError as error:
-            raise refused(self._store.hub, error, claims.user_id) from None
-        life = max(1, claims.expires_at - claims.issued_at)
-        subject = Subject(claims.user_id, claims.session_id, claims.jti, life)
-        fields = self.fields(Origin(claims.client_id, ip, user_agent))
-        await self.begin(subject, ["outside", 1, *fields], deadline)
-        self._adopted.insert(claims, True)

@@ -15,7 +15,7 @@ from sark.events import RefreshReused, SessionEnded
 from sark.sessions import scripts
 from sark.sessions.checks import session_keys
 from sark.sessions.claims import AccessClaims
-from sark.sessions.session import Revocation
+from sark.sessions.session import Revocation, SessionRules, milliseconds
 from sark.store import ScriptCall, Store
 
 __all__ = ["InvalidateUser", "Revocations"]
@@ -31,12 +31,16 @@ class Revocations:
 
     Args:
         store: Where sessions live.
+        rules: How long tokens live.
         invalidate_user: Revokes a user's cached decisions; returns a freshness token.
         replicas: How many replicas have to acknowledge an end.
     """
 
-    def __init__(self, store: Store, invalidate_user: InvalidateUser, replicas: int) -> None:
+    def __init__(
+        self, store: Store, rules: SessionRules, invalidate_user: InvalidateUser, replicas: int
+    ) -> None:
         self._store = store
+        self._rules = rules
         self._invalidate_user = invalidate_user
         self._replicas = replicas
         # Hashes of ended sessions, in groups of one user each.
@@ -51,8 +55,8 @@ class Revocations:
         """See ``Sessions.revoke_user``."""
         reply = await self._store.state.run_durable(
             scripts.REVOKE_USER,
-            [self._store.keys.session_index(user_id)],
-            [except_session or ""],
+            [self._store.keys.session_index(user_id), self._store.keys.session_not_before(user_id)],
+            [except_session or "", milliseconds(self._rules.end_memory)],
             replicas=self._replicas,
             idempotent=True,
         )
@@ -62,10 +66,11 @@ class Revocations:
 
     async def revoke_token(self, claims: AccessClaims) -> None:
         """See ``Sessions.revoke_token``."""
+        memory = self._rules.token_memory(claims.expires_at - claims.issued_at)
         await self._store.state.run_durable(
             scripts.REVOKE_TOKEN,
-            [self._store.keys.session_token(claims.user_id, claims.jti)],
-            [max(1, claims.expires_at - claims.issued_at) * 1000],
+            [self._store.keys.session_token(claims.user_id, claims.token_id)],
+            [milliseconds(memory)],
             replicas=self._replicas,
             idempotent=True,
         )

@@ -14,4 +14,6 @@
 local alive = session_live(KEYS[1], KEYS[2], ARGV[1], math.floor(now_us() / 1000))
 server.call('ZADD', KEYS[1], 0, ARGV[1])
 session_end(KEYS[1], KEYS[2], ARGV[1])
+-- What is left is an outside provider's, which a newer token must not begin anew.
+if server.call('EXISTS', KEYS[2]) == 1 then server.call('HSET', KEYS[2], 'revoked', 1) end
 return alive and 1 or 0

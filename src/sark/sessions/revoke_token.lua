@@ -1,7 +1,7 @@
 -- Refuse one access token from now on; its session goes on.
 --
 -- KEYS[1]  session:token:<jti>
--- ARGV[1]  milliseconds until the token would have expired
+-- ARGV[1]  milliseconds until no process would accept the token any more
 --
 -- Returns 1. An empty value, which is no session's id, stays in the token's place: without it the
 -- token of an outside provider would be taken for one that was never seen.

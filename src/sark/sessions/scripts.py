@@ -24,7 +24,8 @@ def _script(name: str, *fragments: tuple[str, str]) -> Script:
 
 
 CHECK = load_script("sessions.check", CLOCK_FRAGMENT, *CHECK_FRAGMENTS, _file("check_main.lua"))
-CREATE = _script("create", *_ENDING)
+CREATE = _script("create", *_ENDING, _file("begin.lua"))
+ADOPT = _script("adopt", *_ENDING, _file("begin.lua"))
 REFRESH = _script("refresh", *_USE)
 TOUCH = _script("touch", *_USE)
 REVOKE = _script("revoke", *_ENDING)

@@ -25,6 +25,8 @@ MAX_USER_ID_BYTES = 256
 MAX_CLIENT_ID_BYTES = 256
 MAX_TIER_BYTES = 64
 MAX_USER_AGENT_BYTES = 4096
+MEMORY_SLACK_SECONDS = 60.0
+"""What is remembered of a token outlives it by this much, whatever a clock does meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class SessionRules:
         at_cap: What a login beyond the cap does.
         bind: What sessions are bound to.
         adopt: Whether the token of an outside issuer begins a session when it is first seen.
+        leeway: How long after its ``exp`` and before its ``iat`` a token is accepted.
     """
 
     lifetime: float = 7 * 86_400
@@ -52,6 +55,22 @@ class SessionRules:
     at_cap: SessionCapPolicy = "end_oldest"
     bind: SessionBind = "none"
     adopt: bool = False
+    leeway: float = 30
+
+    def token_memory(self, token_life: float) -> float:
+        """How long a token has to be remembered that lives so long: seconds from its first use.
+
+        The clock that judged its times may be ahead or behind by the leeway.
+        """
+        return token_life + 2 * self.leeway + MEMORY_SLACK_SECONDS
+
+    @property
+    def end_memory(self) -> float:
+        """How long the end of an outside session is remembered: as its longest token, in seconds.
+
+        Tokens that live longer than a session may are refused.
+        """
+        return self.token_memory(self.lifetime)
 
 
 class Session(msgspec.Struct, frozen=True):
@@ -90,7 +109,7 @@ class Grant(HidesTokens, frozen=True):
         session_id: The session.
         access_token: For requests.
         refresh_token: For the next refresh; works once.
-        expires_in: Seconds that the access token is good for, from its issue.
+        expires_in: Seconds that the access token is good for, from this answer.
         session_expires_at: When the session ends at the latest, in seconds since the epoch.
     """
 

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from uuid_utils import uuid7
 
 from sark.errors import TokenError
-from sark.events import TokenRefreshed
+from sark.events import RefreshRepeated, TokenRefreshed
 from sark.sessions import scripts
+from sark.sessions.adoptions import Adoptions
 from sark.sessions.checks import SessionChecks, session_keys
 from sark.sessions.claims import AccessClaims, AccessTokens
 from sark.sessions.directory import Directory
@@ -37,6 +38,12 @@ from sark.store import Argument, Store
 __all__ = ["Sessions"]
 
 SWEEP_INTERVAL_SECONDS = 1.0
+MOST_FORGOTTEN_TRADES = 2
+"""Trades of one session within the second of writes that a killed server may forget; one is usual.
+
+It bounds what a counter from the future may claim, so that somebody who got at the MAC key still
+has to know how far a session is.
+"""
 
 
 class Sessions:
@@ -71,9 +78,10 @@ class Sessions:
         self._rules = rules
         self._grants = Grants(tokens, refresh_tokens, issuer=issuer, access_life=rules.access)
         self.checks = SessionChecks(store, tokens, rules)
-        self._revocations = Revocations(store, invalidate_user, replicas)
+        self._revocations = Revocations(store, rules, invalidate_user, replicas)
         self._directory = Directory(store)
         self._logins = Logins(store, rules, self._revocations)
+        self._adoptions = Adoptions(store, rules, self._logins)
 
     async def create(
         self,
@@ -108,7 +116,7 @@ class Sessions:
         refresh_token = self._refresh_tokens.issue(first)
         jti = self._refresh_tokens.access_token_id(first)
         created_at, expires_at = await self._logins.begin(
-            Subject(user_id, first.session_id, jti, self._rules.access),
+            Subject(user_id, first.session_id, jti),
             [
                 *("refresh_token_hash", token_hash(refresh_token)),
                 *("refresh_counter", 0),
@@ -117,7 +125,12 @@ class Sessions:
             deadline,
         )
         return self._grants.grant(
-            first, client_id=client_id, tier=tier, issued_ms=created_at, ends_ms=expires_at
+            first,
+            client_id=client_id,
+            tier=tier,
+            issued_ms=created_at,
+            ends_ms=expires_at,
+            now_ms=created_at,
         )
 
     async def authenticate(
@@ -157,16 +170,20 @@ class Sessions:
     ) -> None:
         """Begin the session of an outside issuer's token, if it is the first of it seen here.
 
-        One round trip for each such token and process; none for our own tokens, or when sessions
-        are not adopted. A session that has ended is not begun again, whatever tokens come of it.
+        One round trip for each such token and process (and minute); none for our own tokens. A
+        session that somebody ended is not begun again, whatever tokens come of it. One that was not
+        used for too long is, by a token that was issued afterwards.
 
         Raises:
-            SessionEndedError: It began before and has ended.
+            TokenError: Sessions are not adopted (``no_session``), the token lives longer than a
+                session may (``lifetime``), or was revoked.
+            SessionEndedError: It began before and has ended, or the user's sessions were all
+                ended after the token was issued.
             SessionCapError: As in ``create``.
             BindingError: As in ``authenticate``.
             StoreError: The server did not answer.
         """
-        await self._logins.adopt(claims, ip, user_agent, deadline)
+        await self._adoptions.adopt(claims, ip, user_agent, deadline)
 
     async def refresh(
         self,
@@ -178,7 +195,7 @@ class Sessions:
     ) -> Grant:
         """Trade a refresh token for new tokens: one round trip.
 
-        Within the grace, who trades the same token again is given the same tokens again.
+        Within the grace, who trades the same token again is given the tokens that are current then.
 
         Args:
             refresh_token: The token.
@@ -197,43 +214,56 @@ class Sessions:
             claims = self._refresh_tokens.read(refresh_token)
         except TokenError as error:
             raise refused(self._store.hub, error) from None
-        following = claims.successor()
-        successor = self._refresh_tokens.issue(following)
-        jti = self._refresh_tokens.access_token_id(following)
-        arguments: list[Argument] = [
-            *(claims.session_id, claims.counter),
-            *(token_hash(refresh_token), token_hash(successor), jti),
-            milliseconds(self._rules.grace),
-            milliseconds(self._rules.idle),
-            milliseconds(self._rules.access),
-            *self.checks.binding(claims.user_id, ip, user_agent),
-        ]
-        keys = self._store.keys
         reply = await self._store.state.run(
             scripts.REFRESH,
-            [
-                *session_keys(keys, claims.user_id, claims.session_id),
-                keys.session_token(claims.user_id, jti),
-            ],
-            arguments,
+            self._refresh_keys(claims),
+            self._refresh_arguments(refresh_token, claims, ip, user_agent),
             deadline=deadline,
         )
         verdict, *told = (part.decode() for part in reply.value)
-        if verdict != "ok":
+        if verdict not in {"ok", "again"}:
             refusal = error_of(verdict)
             if verdict == "reuse":
                 refusal.session_id = claims.session_id
                 await self._revocations.confirm_reuse(claims.user_id, claims.session_id)
             raise refused(self._store.hub, refusal, claims.user_id)
-        rotated_at, expires_at, client_id, tier = told
-        self._store.hub.emit(TokenRefreshed())
+        counter, rotated_at, expires_at, now, client_id, tier = told
+        self._store.hub.emit(TokenRefreshed() if verdict == "ok" else RefreshRepeated())
         return self._grants.grant(
-            following,
+            RefreshClaims(claims.user_id, claims.session_id, int(counter)),
             client_id=client_id,
             tier=tier,
             issued_ms=int(rotated_at),
             ends_ms=int(expires_at),
+            now_ms=int(now),
         )
+
+    def _refresh_keys(self, claims: RefreshClaims) -> list[str]:
+        """Name the session, and the access tokens of the successor and of older generations."""
+        keys, user_id = self._store.keys, claims.user_id
+        generations = [
+            RefreshClaims(user_id, claims.session_id, counter)
+            for counter in (claims.counter + 1, claims.counter - 1, claims.counter - 4)
+            if counter >= 0
+        ]
+        ids = map(self._refresh_tokens.access_token_id, generations)
+        tokens = [keys.session_token(user_id, each) for each in ids]
+        return [*session_keys(keys, user_id, claims.session_id), *tokens]
+
+    def _refresh_arguments(
+        self, refresh_token: str, claims: RefreshClaims, ip: str | None, user_agent: str | None
+    ) -> list[Argument]:
+        following = claims.successor()
+        successor = self._refresh_tokens.issue(following)
+        rules = self._rules
+        return [
+            *(claims.session_id, claims.counter),
+            *(token_hash(refresh_token), token_hash(successor)),
+            self._refresh_tokens.access_token_id(following),
+            *map(milliseconds, (rules.grace, rules.idle, rules.access)),
+            *self.checks.binding(claims.user_id, ip, user_agent),
+            MOST_FORGOTTEN_TRADES,
+        ]
 
     async def touch(self, user_id: str, session_id: str, *, deadline: float | None = None) -> None:
         """Note that a session is in use, as a check does; at most once a minute is written.

@@ -25,6 +25,11 @@ _ERRORS: dict[str, tuple[type[SessionError], str, str]] = {
         "ended",
         "the session has ended: revoked, expired or not used for too long",
     ),
+    "no_session": (
+        TokenError,
+        "no_session",
+        "no session of this token was begun here: outside tokens begin none (SARK_SESSION_ADOPT)",
+    ),
     "cap": (SessionCapError, "cap", "the user has as many sessions as are allowed"),
     "network": (BindingError, "network", "the session began in another network"),
     "user_agent": (BindingError, "user_agent", "the session began with another user agent"),

@@ -27,6 +27,7 @@ def conflicts(settings: Settings) -> list[str]:
         *_cluster(settings),
         *_unsupported(settings),
         *_tokens(settings),
+        *_grace(settings),
         *_issuers(settings),
         *_proxies(settings),
         *_opa(settings),
@@ -104,6 +105,15 @@ def _tokens(settings: Settings) -> list[str]:
     if settings.admin_token is None or settings.admin_token != settings.service_token:
         return []
     return ["SARK_SERVICE_TOKEN: got the same value as SARK_ADMIN_TOKEN, expected a different one"]
+
+
+def _grace(settings: Settings) -> list[str]:
+    grace, life = settings.refresh_grace, settings.access_token_ttl
+    if grace < life:
+        return []
+    got = f"SARK_REFRESH_GRACE: got {grace}"
+    bound = f"SARK_ACCESS_TOKEN_TTL, which is {life} (seconds)"
+    return [f"{got}, expected less than {bound}: an answer may be given again within the grace"]
 
 
 def _issuers(settings: Settings) -> list[str]:

@@ -98,6 +98,7 @@ def read_claims(payload: Mapping[str, Any], expected: Expectation, now: float) -
         expires_at=expires_at,
         tier=_text(payload, "tier", longest=MAX_TIER_BYTES) if "tier" in payload else "",
         outside=expected.outside,
+        single=expected.outside and "sid" not in payload,
     )
 
 

@@ -40,8 +40,8 @@ class SessionSettings(BaseModel):
         default="end_oldest",
         validation_alias="SARK_SESSION_CAP_POLICY",
         description=(
-            "What a login beyond the cap does: `end_oldest` ends the session that was used longest "
-            "ago, `refuse` refuses the login."
+            "What a login beyond the cap does: `end_oldest` ends the session that would end "
+            "first, unused or by its latest end; `refuse` refuses the login."
         ),
     )
     session_bind: Annotated[SessionBind, kinds.choice("none", "network", "user_agent", "both")] = (
@@ -59,7 +59,8 @@ class SessionSettings(BaseModel):
         validation_alias="SARK_SESSION_ADOPT",
         description=(
             "Whether the token of a trusted outside issuer begins a session when it is first seen. "
-            "Otherwise such tokens are refused, as they have none."
+            "Otherwise such tokens are refused (`no_session`). Needs a state server that "
+            "doesn't evict."
         ),
     )
     access_token_ttl: Annotated[int, kinds.whole(10, 86_400, "seconds")] = Field(
