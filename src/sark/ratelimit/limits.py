@@ -181,8 +181,6 @@ class RateLimiter:
         except _AWAY as error:
             charge = self._without_store(plan, error)
         else:
-            if self._local:
-                self._local.clear()
             charge = self.read(plan, reply.value)
         if charge.refused is not None:
             self._store.hub.emit(LimitRefused(charge.refused[0]))
