@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
@@ -17,8 +18,9 @@ from sark.keyspace import classify
 from sark.ratelimit import Algorithm, Identity, Kind, Limit, RateLimiter, Rules, limits
 from sark.ratelimit.algorithms import State, charge
 from sark.ratelimit.local import LocalLimits
+from sark.ratelimit.patterns import Patterns
 from sark.ratelimit.report import nearest
-from sark.ratelimit.rules import Applied, Listed, Patterns, Rule, Selection
+from sark.ratelimit.rules import Applied, Listed, Rule, Selection
 from sark.store import ScriptCall, Store
 from tests.support.gateways import (
     ChargeWork,
@@ -170,7 +172,8 @@ async def test_nothing_outlives_its_use(server: ValkeyServer, algorithm: Algorit
     async with open_store(server.url) as store:
         limiter = limiter_of(store, Limit(4, 1, algorithm))
         assert (await limiter.check(ALL)).admitted
-        longest = {"fixed": 1000, "sliding": 2000, "gcra": 251}[algorithm]
+        # In whole milliseconds, rounded up.
+        longest = {"fixed": 1000, "sliding": 2001, "gcra": 251}[algorithm]
         with server.client() as client:
             keys = list(client.scan_iter("ratelimit:*"))
             assert len(keys) == 3
@@ -497,7 +500,22 @@ async def test_without_valkey_each_process_counts_its_part(
             return (await limiter.check([("user", "eve")])).source == "valkey"
 
         await until(shared_again, within=10, what="the shared counters count again")
-        assert len(limiter._local) == 0
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+async def test_a_server_that_comes_and_goes_gives_no_fresh_limit(
+    server: ValkeyServer, algorithm: Algorithm
+) -> None:
+    async with open_store(server.url) as store:
+        limiter = limiter_of(store, Limit(5, 3600, algorithm), processes=2)
+        charges = []
+        for number in range(60):
+            # Every second time there is no time left to ask the server.
+            deadline = later() if number % 2 else 0.0
+            charges.append(await limiter.check([USER], deadline=deadline))
+    admitted = Counter(each.source for each in charges if each.admitted)
+    assert {each.source for each in charges} == {"valkey", "local"}
+    assert admitted == {"valkey": 5, "local": 2}
 
 
 def test_the_memory_of_the_local_limiter_is_bounded() -> None:

@@ -19,7 +19,8 @@ from sark import Request, load, open_runtime
 from sark.events import Hub, LimitShadowed
 from sark.fastapi import LimitFields, RateLimit, TrustedProxies, install, open_limiter
 from sark.ratelimit import Limit, RateLimiter, Rules
-from sark.ratelimit.rules import Listed, Patterns, Rule
+from sark.ratelimit.patterns import Patterns
+from sark.ratelimit.rules import Listed, Rule
 from tests.support.applications import served
 from tests.support.gateways import open_store
 from tests.support.polling import until

@@ -17,7 +17,8 @@ from sark.http.client_address import TrustedProxies
 from sark.http.ratelimit_fields import LimitFields
 from sark.http.ratelimit_middleware import RateLimitMiddleware
 from sark.ratelimit import Identity, Limit, RateLimiter, Rules
-from sark.ratelimit.rules import Listed, Patterns, Rule
+from sark.ratelimit.patterns import Patterns
+from sark.ratelimit.rules import Listed, Rule
 from tests.support.applications import served, served_by_processes
 from tests.support.gateways import open_store
 from tests.support.limited_app import ALL_LIMIT, ROUTE_LIMIT

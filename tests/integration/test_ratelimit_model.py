@@ -4,25 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import count
-from typing import Any
 
 import pytest
-import valkey
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sark.ratelimit import Limit
 from sark.ratelimit.algorithms import State, charge, figure_of, standing, wait_for
-from sark.ratelimit.limits import CHARGE_FRAGMENTS
 from sark.ratelimit.rules import Applied
-from sark.store import Script, load_script
+from tests.support.limit_clock import SECOND, START, Clocked
 from tests.support.servers import ValkeyServer
 
-SECOND = 1_000_000
-# The clock of a test, in place of the server's: a key says what time it is. It is ahead of the
-# true one, so that the server itself lets no key expire.
-CLOCK = "local function now_us() return tonumber(server.call('GET', 'test:clock')) end\n"
-START = 4_000_000_000 * SECOND
 LIMITS = (
     Limit(1, 1),
     Limit(7, 10),
@@ -36,33 +28,6 @@ LIMITS = (
     Limit(999_983, 86_400, "gcra", 5),
 )
 numbers = count()
-
-
-def injected() -> Script:
-    """Assemble the charge with the tests' clock."""
-    body = load_script("", *CHARGE_FRAGMENTS, ("sark.ratelimit", "charge_main.lua")).text
-    return Script("test.charge", CLOCK + body)
-
-
-CHARGE = injected()
-
-
-class Clocked:
-    """Charges at times that the test chooses."""
-
-    def __init__(self, client: valkey.Valkey) -> None:
-        self.client = client
-        self.sha: Any = client.script_load(CHARGE.text)
-
-    def charge(self, now: int, charged: list[tuple[str, Limit, int]], letters: str = "") -> Any:
-        self.client.set("test:clock", now, ex=600)
-        applied = [Applied("user", limit, "user") for _, limit, _ in charged]
-        letters = letters or "".join(each.letter for each in applied)
-        arguments: list[Any] = [letters]
-        for each, (_, _, cost) in zip(applied, charged, strict=True):
-            arguments += each.arguments(cost)
-        keys = [key for key, _, _ in charged]
-        return self.client.evalsha(self.sha, len(keys), *keys, *arguments)
 
 
 @pytest.fixture
@@ -87,18 +52,20 @@ arrivals = st.lists(
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sampled_from(LIMITS), st.integers(0, SECOND), arrivals)
-@example(LIMITS[3], 0, [(0, 7), (10 * SECOND, 1), (5 * SECOND, 3), (0, 1)])
-@example(LIMITS[7], 0, [(0, 3), (0, 1), (1_428_571, 1), (1, 1)])
+@given(st.sampled_from(LIMITS), st.booleans(), st.integers(0, SECOND), arrivals)
+@example(LIMITS[1], True, 0, [(0, 7), (9 * SECOND, 1), (SECOND, 3), (0, 7)])
+@example(LIMITS[3], False, 0, [(0, 7), (10 * SECOND, 1), (5 * SECOND, 3), (0, 1)])
+@example(LIMITS[7], False, 0, [(0, 3), (0, 1), (1_428_571, 1), (1, 1)])
 def test_a_script_does_what_the_plain_functions_do(
-    clocked: Clocked, limit: Limit, offset: int, gaps: list[tuple[int, int]]
+    clocked: Clocked, limit: Limit, plain: bool, offset: int, gaps: list[tuple[int, int]]
 ) -> None:
     key = f"ratelimit:user:m{next(numbers)}:{limit.window_seconds}"
     now, state = START + offset, None
     for gap, asked in gaps:
         now, cost = now + gap, min(asked, limit.capacity)
         after = charge(limit, state, now, cost)
-        verdict, at, *figure = clocked.charge(now, [(key, limit, cost)])
+        run = clocked.plain if plain and limit.algorithm == "fixed" else clocked.charge
+        verdict, at, *figure = run(now, [(key, limit, cost)])
         assert (verdict, at) == (int(after is not None), now)
         state = after or state
         assert tuple(figure) == figure_of(limit, state, now)

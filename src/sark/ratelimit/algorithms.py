@@ -121,7 +121,8 @@ def _fixed_figure(limit: Limit, state: State | None, now: int) -> Figure:
     moment = now // 1000
     if state is None or state.at <= moment:
         return 0, limit.window_seconds * 1000
-    return state.first, state.at - moment
+    # By a clock that was set back, no window ends later than a new one.
+    return state.first, min(state.at - moment, limit.window_seconds * 1000)
 
 
 def _sliding_figure(limit: Limit, state: State | None, now: int) -> Figure:

@@ -11,39 +11,58 @@
 -- microseconds; and, as it is after this call: requests used and milliseconds left (fixed); current,
 -- previous and microseconds gone (sliding); microseconds ahead and parts (gcra).
 --
+-- Nothing is written before all keys have been read and understood. A refused request writes only
+-- states that are not what their keys say: what another algorithm left, a count that lost its TTL, a
+-- time that a clock which was set back has made impossible. A cost of 0 writes nothing at all.
+--
 -- Atomic because a request that one limit refuses must not be charged on the others, and two
 -- requests may not both take the last place.
 local function ratelimit_charge(first, count, start)
   if count == 0 then return {1} end
-  local keys, args, now = KEYS, ARGV, now_us()
-  local stored = server.call('MGET', unpack(keys, first, first + count - 1))
-  local reply, full, after, part = ratelimit_judge(first, count, start, now, stored)
-  if reply[1] == 0 then return reply end
-  local at, place, moment = start + 1, 3, (now - now % 1000) / 1000
+  local keys, args, now, call, format = KEYS, ARGV, now_us(), server.call, string.format
+  local stored = call('MGET', unpack(keys, first, first + count - 1))
+  local reply, full, changed, buckets = ratelimit_judge(first, count, start, now, stored)
+  local admitted = reply[1] ~= 0
+  if not admitted and not next(changed) then return reply end
+  local at, place, moment, empty = start + 1, 3, (now - now % 1000) / 1000, {}
+  for i = 1, count do
+    if not stored[i] then empty[#empty + 1] = keys[first + i - 1] end
+  end
+  ratelimit_free(empty)
   for i = 1, count do
     local key, letter, cost = keys[first + i - 1], string.byte(args[start], i), args[at]
-    local charged = not full[i] and cost ~= '0'
+    local charged = admitted and not full[i] and cost ~= '0'
+    local written = charged or (changed[i] and cost ~= '0')
     if letter == 102 or letter == 70 then
-      if charged and reply[place] > 0 then
-        reply[place] = server.call('INCRBY', key, cost)
-      elseif charged then
-        ratelimit_keep(key, stored[i], cost, moment + reply[place + 1])
-        reply[place] = cost + 0
+      if charged and reply[place] > 0 and not changed[i] then
+        reply[place] = call('INCRBY', key, cost)
+      elseif written then
+        if charged then reply[place] = reply[place] + cost end
+        call('SET', key, format('%.0f', reply[place]), 'PXAT', moment + reply[place + 1])
       end
       at, place = at + 3, place + 2
     elseif letter == 115 or letter == 83 then
-      if charged then
-        local from, current = now - reply[place + 2], reply[place] + cost
-        local value = string.format('s%.0f:%d:%d', from, current, reply[place + 1])
-        ratelimit_keep(key, stored[i], value, math.ceil(from / 1000) + args[at + 2] * 2000)
+      if written then
+        local from, current = now - reply[place + 2], reply[place]
+        if charged then current = current + cost end
+        local ends = (from + 999 - (from + 999) % 1000) / 1000 + args[at + 2] * 2000
+        local value = format('s%.0f:%.0f:%.0f', from, current, reply[place + 1])
+        call('SET', key, value, 'PXAT', ends)
         reply[place] = current
       end
       at, place = at + 3, place + 3
     else
-      if charged then
-        local value = string.format('g%.0f:%d', now + after[i], part[i])
-        ratelimit_keep(key, stored[i], value, math.ceil((now + after[i] + 1) / 1000))
-        reply[place], reply[place + 1] = after[i], part[i]
+      if written then
+        local bucket = buckets[i]
+        if charged then reply[place], reply[place + 1] = bucket[1], bucket[2] end
+        local tat, behind, ends = now + reply[place], bucket[3], bucket[4]
+        local value, last = format('g%.0f:%.0f', tat, reply[place + 1]), tat + 1
+        if ends then
+          if charged then behind = behind + cost end
+          value = format('%s:%.0f:%.0f', value, behind, ends)
+          last = math.max(last, ends)
+        end
+        call('SET', key, value, 'PXAT', (last + 999 - (last + 999) % 1000) / 1000)
       end
       at, place = at + 4, place + 2
     end

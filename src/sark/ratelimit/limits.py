@@ -46,8 +46,10 @@ def _fragments(*names: str) -> tuple[tuple[str, str], ...]:
 
 # Both define ``ratelimit_charge`` and need the clock before them. The plain ones are for selections
 # that are plain, the others for all.
-PLAIN_FRAGMENTS = _fragments("convert", "fixed", "charge_plain")
-CHARGE_FRAGMENTS = _fragments("convert", "fixed", "sliding", "gcra", "judge", "keep", "charge")
+PLAIN_FRAGMENTS = _fragments("count", "convert", "fixed", "free", "charge_plain")
+CHARGE_FRAGMENTS = _fragments(
+    "count", "convert", "fixed", "sliding", "gcra", "free", "judge", "charge"
+)
 _CLOCK = ("sark.store", "clock.lua")
 _MAIN = ("sark.ratelimit", "charge_main.lua")
 _CHARGE = load_script("ratelimit.charge", _CLOCK, *CHARGE_FRAGMENTS, _MAIN)
@@ -184,8 +186,6 @@ class RateLimiter:
         except _AWAY as error:
             charge = self._without_store(plan, error)
         else:
-            if self._local:
-                self._local.clear()
             charge = self.read(plan, reply.value)
         if charge.refused is not None:
             self._store.hub.emit(LimitRefused(charge.refused[0]))

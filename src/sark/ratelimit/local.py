@@ -2,8 +2,10 @@
 
 Each process admits its part of every limit: the limit divided by how many processes share it, and
 at least one request. So together they admit about the limit, if the load is spread evenly and the
-number is right; what was counted in Valkey before is not known here, and what is counted here is
-forgotten when Valkey answers again. The memory is bounded: the identity that came first makes room.
+number is right; what was counted in Valkey before is not known here, and the other way round. What
+is counted here stays until it ends by itself, though Valkey answers in between: a server that comes
+and goes would otherwise give everybody a fresh limit each time. The memory is bounded: the identity
+that came first makes room.
 """
 
 from __future__ import annotations
@@ -85,10 +87,6 @@ class LocalLimits:
         """Drop what was counted under some keys."""
         for key in keys:
             self._states.pop(key, None)
-
-    def clear(self) -> None:
-        """Drop everything: Valkey counts again."""
-        self._states.clear()
 
     def _part(self, each: Applied) -> Applied:
         part = self._parts.get(each)

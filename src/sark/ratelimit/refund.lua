@@ -35,11 +35,16 @@ local function sliding(key, value, cost, gone, span)
 end
 
 local function gcra(key, value, cost, requests, span)
-  local tat, part = string.match(value, '^g(%d+):(%d+)$')
+  -- What stands behind a bucket (see gcra.lua) stays as it is.
+  local tat, part, behind = string.match(value, '^g(%d+):(%d+)(.*)$')
   -- Without this charge the bucket might have been empty for as long as has passed since.
   local back = math.floor(cost * span / requests) - math.max(0, now - charged_at)
   if not tat or back <= 0 then return false end
   tat = tat - back
+  if behind ~= '' then
+    value = string.format('g%.0f:%.0f%s', math.max(tat, now), part, behind)
+    return server.call('SET', key, value, 'KEEPTTL')
+  end
   if tat <= now then return server.call('DEL', key) end
   value = string.format('g%.0f:%.0f', tat, part)
   return server.call('SET', key, value, 'PXAT', math.ceil((tat + 1) / 1000))

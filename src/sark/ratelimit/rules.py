@@ -8,41 +8,19 @@ so that a request costs one look-up.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from types import MappingProxyType
 
 from sark.ratelimit.address import address_of
 from sark.ratelimit.limit import KINDS, Identity, Kind, Limit
+from sark.ratelimit.patterns import Patterns
 
-__all__ = ["Applied", "Listed", "Patterns", "Rule", "Rules", "Selection"]
+__all__ = ["Applied", "Listed", "Rule", "Rules", "Selection"]
 
 MAX_SELECTIONS = 4096
 _LETTERS = {"fixed": "f", "sliding": "s", "gcra": "g"}
-
-
-class Patterns:
-    """Texts with ``*`` for any characters. None of them is matched by nothing and by everything.
-
-    Args:
-        patterns: The texts.
-    """
-
-    __slots__ = ("_match", "patterns")
-
-    def __init__(self, patterns: Iterable[str] = ()) -> None:
-        self.patterns = tuple(patterns)
-        spelled = (".*".join(map(re.escape, text.split("*"))) for text in self.patterns)
-        self._match = re.compile("|".join(f"(?:{one})" for one in spelled), re.DOTALL).fullmatch
-
-    def __bool__(self) -> bool:
-        return bool(self.patterns)
-
-    def match(self, text: str) -> bool:
-        """Tell whether one of the patterns matches; what is not known, an empty text, does not."""
-        return bool(text) and self._match(text) is not None
 
 
 @dataclass(frozen=True, slots=True)

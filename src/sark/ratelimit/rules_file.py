@@ -26,7 +26,8 @@ from sark.ratelimit.limit import (
     Limit,
     parse_limit,
 )
-from sark.ratelimit.rules import Listed, Patterns, Rule, Rules
+from sark.ratelimit.patterns import Patterns
+from sark.ratelimit.rules import Listed, Rule, Rules
 from sark.toml_file import TomlFile, show
 from sark.toml_lines import KeyPath
 
