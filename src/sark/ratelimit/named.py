@@ -166,7 +166,11 @@ def identities_of(given: object, giver: str = "this") -> Sequence[Identity]:
     if not isinstance(given, Sequence) or isinstance(given, str | bytes):
         raise TypeError(f"{giver} gave a {type(given).__name__}, expected {_EXPECTED_IDENTITY}")
     for each in given:
-        if not isinstance(each, tuple) or [*map(type, each)] != [str, str]:
+        if (
+            not isinstance(each, tuple)
+            or len(each) != len(("kind", "id"))
+            or not all(isinstance(part, str) for part in each)
+        ):
             shown = f"a {type(each).__name__} among identities"
             if isinstance(each, tuple):
                 shown = f"a tuple of ({', '.join(type(part).__name__ for part in each)})"
