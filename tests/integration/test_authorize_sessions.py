@@ -291,7 +291,9 @@ async def test_a_flood_of_refused_tokens_is_one_event(server: ValkeyServer) -> N
 
 
 async def test_no_token_is_recorded_logged_or_stored(
-    server: ValkeyServer, capsys: pytest.CaptureFixture[str]
+    server: ValkeyServer,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     hub = Hub()
     report_events(hub)
@@ -313,7 +315,7 @@ async def test_no_token_is_recorded_logged_or_stored(
             with pytest.raises(SessionError) as caught:
                 await call
             errors.append(f"{caught.value} {caught.value!r} {vars(caught.value)}")
-    told = "\n".join([*capsys.readouterr(), *errors]).encode()
+    told = "\n".join([*capsys.readouterr(), caplog.text, *errors]).encode()
     stored = dump(server)
     assert b"refresh token reused" in told
     assert b"session:refresh_reused" in stored

@@ -264,7 +264,7 @@ async def test_what_is_no_id_limits_nobody_and_says_so(
     async with running(server, routes) as http:
         for number in range(len(given)):
             assert await statuses(http, f"/{number}") == [500]
-            assert f"by which GET /{number} is limited, gave a" in caplog.text
+            assert f"GET /{number}, limited by a dependency: " in caplog.text
             caplog.clear()
         # What a client puts into a kind selects no other counter.
         for org in ("acme", "user:x"):
@@ -614,6 +614,8 @@ async def test_what_is_missing_is_told(caplog: pytest.LogCaptureFixture) -> None
         (["1/minute"], {"name": "a name"}),
         (["1/minute"], {"cost": 2}),
         (["1/minute"], {"tier": "gold"}),
+        (["1/minute"], {"kind": "user:x"}),
+        ([], {"shadow": True}),
         (["1/minute"], {"action": "x:read"}),
         (["1/minute"], {"by": "user"}),
     ],

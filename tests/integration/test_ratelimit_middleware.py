@@ -375,6 +375,7 @@ async def test_without_a_limiter_nothing_is_let_through() -> None:
         {"limits": ["1/minute"], "cost": 2},
         {"limits": ["1/minute"], "cost": 0},
         {"limits": ["1/minute"], "tier": "gold"},
+        {"shadow": True},
     ],
 )
 def test_mistakes_show_at_once(options: dict[str, Any]) -> None:

@@ -75,6 +75,11 @@ def test_one_identity_is_a_list_of_one() -> None:
     assert identities_of([]) == []
 
 
+def test_who_is_named_twice_is_one() -> None:
+    twice: list[tuple[str, str]] = [("user", "ann"), ("ip", "::1"), ("user", "ann")]
+    assert identities_of(twice) == [("user", "ann"), ("ip", "::1")]
+
+
 @pytest.mark.parametrize(
     ("given", "error", "says"),
     [

@@ -62,12 +62,21 @@ async def charge_request(
     )
 
 
-def refuse_useless(limits: Sequence[object], **given: object) -> None:
-    """Refuse what only rules look at beside limits of one's own.
+def refuse_useless(limits: Sequence[object], *, shadow: bool, **given: object) -> None:
+    """Refuse what would have no effect: it would be taken for one.
+
+    Args:
+        limits: Limits of one's own; without any the limiter's rules apply.
+        shadow: Whether those only report.
+        given: What only rules look at.
 
     Raises:
-        ValueError: There are both.
+        ValueError: There is something of the kind.
     """
+    if shadow and not limits:
+        raise ValueError(
+            "got shadow without limits, expected limits: rules have a shadow mode of their own"
+        )
     for name, value in given.items():
         if limits and value is not None:
             raise ValueError(

@@ -15,6 +15,7 @@ from sark.errors import ConfigurationError
 from sark.http.ratelimit_charging import ChargedBy, charge_request, refuse_useless
 from sark.http.ratelimit_state import LimitOptions, limiter_of, options_of
 from sark.ratelimit import Identity, Kind, Limit
+from sark.ratelimit.limit import KINDS
 from sark.ratelimit.named import (
     NamedLimits,
     check_name,
@@ -57,8 +58,8 @@ class RateLimit:
         shadow: Count and report by ``limits``, and refuse nobody.
 
     Raises:
-        ValueError: A limit, the name or the cost is not usable, or limits are given a tier or an
-            action.
+        ValueError: A limit, the kind, the name or the cost is not usable, limits are given a tier
+            or an action, or there is a shadow mode without limits.
     """
 
     def __init__(
@@ -74,8 +75,10 @@ class RateLimit:
     ) -> None:
         if isinstance(by, str) and by != "ip":
             raise ValueError(f"got by={by!r}, expected 'ip' or a dependency")
+        if kind not in KINDS:
+            raise ValueError(f"got kind={kind!r}, expected one of: {', '.join(KINDS)}")
         # Read here, so that a mistake shows when the application is built.
-        refuse_useless(limits, tier=tier, action=action)
+        refuse_useless(limits, shadow=shadow, tier=tier, action=action)
         self._cost = cost if isinstance(cost, int) else 1
         named = NamedLimits(limits, name=name or "route", cost=self._cost) if limits else None
         self._limits = named.limits if named else ()
@@ -136,14 +139,12 @@ class RateLimit:
             return [options.proxies.identity(scope)]
         if isinstance(asker, str | int | UUID) and not isinstance(asker, bool):
             return [(self._kind, str(asker))]
-        giver = f"{self._by}, by which {_readable_route(scope)} is limited,"
-        if isinstance(asker, tuple | list):
-            return identities_of(asker, giver)
-        # What str() makes of any other object may tell where it is in memory: a new id each time.
-        raise TypeError(
-            f"{giver} gave a {type(asker).__name__}, expected an id (str, int or UUID), an "
-            "identity such as ('user', 'ann'), or a list of identities"
-        )
+        try:
+            return identities_of(asker, self._by)
+        except (TypeError, ValueError) as error:
+            # What str() makes of any object may tell where it is in memory: a new id each time.
+            where = f"{_readable_route(scope)}, limited by a dependency"
+            raise type(error)(f"{where}: {error}; an id is a str, an int or a UUID") from None
 
 
 def _signature(dependencies: Mapping[str, Callable[..., Any]]) -> inspect.Signature:
@@ -162,7 +163,10 @@ def _spelled(function: Callable[..., Any] | None) -> str:
 
 
 def _readable_route(scope: Scope) -> str:
-    path, methods, _ = _route(scope)
+    try:
+        path, methods, _ = _route(scope)
+    except ConfigurationError:
+        return "what is no route"
     return f"{methods} {path}".strip()
 
 

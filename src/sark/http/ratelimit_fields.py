@@ -122,9 +122,10 @@ def told(states: Sequence[LimitState]) -> Sequence[LimitState]:
     """
     found: dict[str, LimitState] = {}
     for state in states:
-        known = found.setdefault(state.policy, state) if not state.shadow else state
-        if (state.remaining, -state.reset) < (known.remaining, -known.reset):
-            found[state.policy] = state
+        if not state.shadow:
+            known = found.setdefault(state.policy, state)
+            if known is not state and _tightness(state) < _tightness(known):
+                found[state.policy] = state
     return [*found.values()]
 
 
@@ -160,6 +161,10 @@ def _quoted(name: str) -> str:
 @lru_cache(maxsize=1024)
 def _policy(name: str, quota: int, window: int, burst: int) -> str:
     return f"{_quoted(name)};q={quota};w={window}" + (f";sark-burst={burst}" if burst else "")
+
+
+def _tightness(state: LimitState) -> tuple[int, int]:
+    return state.remaining, -state.reset
 
 
 def _window(state: LimitState, at_most: int | None) -> int:

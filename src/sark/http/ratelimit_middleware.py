@@ -52,8 +52,8 @@ class RateLimitMiddleware:
         fields: What answers tell of the limits.
 
     Raises:
-        ValueError: A limit, the name, the namespace or the cost is not usable, or limits are given
-            a tier or an action.
+        ValueError: A limit, the name, the namespace or the cost is not usable, limits are given a
+            tier or an action, or there is a shadow mode without limits.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class RateLimitMiddleware:
     ) -> None:
         self._app = app
         self._limiter = limiter
-        refuse_useless(limits, tier=tier, action=action)
+        refuse_useless(limits, shadow=shadow, tier=tier, action=action)
         one = cost if isinstance(cost, int) else 1
         qualified = qualify(namespace, name)
         self._named = (

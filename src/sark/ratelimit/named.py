@@ -155,7 +155,7 @@ def identities_of(given: object, giver: str = "this") -> Sequence[Identity]:
         giver: What errors call who gave it.
 
     Returns:
-        The identities; one is a list of one.
+        The identities, each once.
 
     Raises:
         TypeError: It is something else. The message tells its type, never its value.
@@ -166,7 +166,11 @@ def identities_of(given: object, giver: str = "this") -> Sequence[Identity]:
     if not isinstance(given, Sequence) or isinstance(given, str | bytes):
         raise TypeError(f"{giver} gave a {type(given).__name__}, expected {_EXPECTED_IDENTITY}")
     for each in given:
-        if not isinstance(each, tuple) or [*map(type, each)] != [str, str]:
+        if (
+            not isinstance(each, tuple)
+            or len(each) != len(("kind", "id"))
+            or not all(isinstance(part, str) for part in each)
+        ):
             shown = f"a {type(each).__name__} among identities"
             if isinstance(each, tuple):
                 shown = f"a tuple of ({', '.join(type(part).__name__ for part in each)})"
@@ -176,7 +180,8 @@ def identities_of(given: object, giver: str = "this") -> Sequence[Identity]:
                 f"{giver} gave an identity of kind {each[0][:32]!r}, "
                 f"expected one of: {', '.join(KINDS)}"
             )
-    return cast("Sequence[Identity]", given)
+    # Who is named twice, say as user and as owner, is charged once.
+    return cast("list[Identity]", [*dict.fromkeys(given)])
 
 
 def refusal_of(charge: Charge, decision_id: str = "") -> LimitExceededError:
