@@ -152,8 +152,10 @@ async def test_a_hit_costs_two_round_trips(server: ValkeyServer) -> None:
         assert counts.commands == {
             "evalsha": 2,
             # charge three counters
-            "mget": 2, "pttl": 4, "incrby": 3,
-            # when an evaluation would begin
+            "mget": 2, "pexpiretime": 3, "incrby": 3,
+            # the decision's
+            "pttl": 1,
+            # of the windows, and when an evaluation would begin
             "time": 1,
             # append to the queue and book it
             "llen": 1, "hget": 1, "rpush": 1, "hincrby": 2,
