@@ -60,6 +60,10 @@ class SessionEnds:
             with contextlib.suppress(AuditError):
                 await self._append(event(named, f"by {by}, outcome unknown"))
             raise
+        except asyncio.CancelledError:
+            # Nor does anybody know it when the caller has gone.
+            self._late.keep([event(named, f"by {by}, outcome unknown")])
+            raise
         events = [event(session_id, f"by {by}") for session_id in revocation.ended]
         try:
             await self._append(*(events or [event(named, f"by {by}, nothing was alive")]))
