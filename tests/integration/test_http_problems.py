@@ -143,6 +143,8 @@ def test_every_error_of_ours_was_thought_of() -> None:
             policy="user",
             decision_id="",
             code="",
+            ended=(),
+            freshness="",
         )
         assert problems.problem_of(made).status != 500, error
     for error in bugs:
