@@ -21,9 +21,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Sequence
-from typing import Literal
+from collections.abc import Sequence
 
+from sark.admission_events import Actor, refusal_event, refused_event, session_event
 from sark.errors import (
     AuditError,
     InvalidRequestError,
@@ -36,22 +36,18 @@ from sark.errors import (
 )
 from sark.events import Hub
 from sark.ratelimit import Identity, RateLimiter, canonical_ip
+from sark.session_ends import ALL_SESSIONS, SessionEnds
 from sark.sessions import AccessClaims, Grant, Revocation, Session, Sessions
 from sark.sessions.checks import NO_CHECK, SessionCheck
 from sark.sessions.verdicts import error_of, refused
-from sark.siem import AuditEvent, EventQueue, LateEvents, Refusals, new_event_id, now
+from sark.siem import AuditEvent, EventQueue, LateEvents, Refusals
 
-__all__ = ["UNVERIFIED", "Actor", "Admission"]
+__all__ = ["AUTHENTICATE", "READ", "REFRESH", "UNVERIFIED", "Actor", "Admission"]
 
 REFUSALS_WINDOW_SECONDS = 60
 UNVERIFIED = "unverified"
 AUTHENTICATE, REFRESH, READ = "session:authenticate", "session:refresh", "session:read"
 """What the limits are asked about; rules may name it."""
-ALL_SESSIONS = "*"
-"""What an event names when all sessions were to end, and none was alive."""
-
-Actor = Literal["user", "admin", "service"]
-"""Who began or ended a session, for the audit event."""
 
 
 class Admission:
@@ -85,6 +81,7 @@ class Admission:
         self._late = late
         self._hub = hub
         self._budget = budget
+        self._ends = SessionEnds(late, budget=budget)
 
     async def identify(
         self,
@@ -195,7 +192,7 @@ class Admission:
             return
         kind, identity = charge.refused
         user_id = identity if kind == "user" else ""
-        event = _refused(action, user_id, "", f"rate_limit:{kind}", ip)
+        event = refused_event(action, user_id, "", f"rate_limit:{kind}", ip)
         recorded_as = await self._refusals.record(
             charge.name,
             event,
@@ -239,9 +236,9 @@ class Admission:
                 deadline=deadline,
             )
         except SessionError as error:
-            await self._record(error, _refusal("session:create", error, ip), deadline)
+            await self._record(error, refusal_event("session:create", error, ip), deadline)
             raise
-        event = _event("session:create", user_id, grant.session_id, f"by {by}", ip)
+        event = session_event("session:create", user_id, grant.session_id, f"by {by}", ip)
         try:
             await self._queue.append(event, deadline=deadline)
         except BaseException:
@@ -287,7 +284,7 @@ class Admission:
                 raise _never_began(error) from None
             self._require_user(claims, user_id)
         except SessionError as error:
-            await self.record(error, _refusal(AUTHENTICATE, error, ip), deadline)
+            await self.record(error, refusal_event(AUTHENTICATE, error, ip), deadline)
             raise
         if action:
             who = self._limiter.identities(claims.user_id, ip, None)
@@ -305,7 +302,7 @@ class Admission:
         found = await self._open().get(claims.user_id, claims.session_id, deadline=deadline)
         if found is None:  # it has ended since the check
             error = refused(self._hub, error_of("ended"), claims.user_id)
-            await self.record(error, _refusal(AUTHENTICATE, error, ip), deadline)
+            await self.record(error, refusal_event(AUTHENTICATE, error, ip), deadline)
             raise error
         return found
 
@@ -327,7 +324,10 @@ class Admission:
                 refresh_token, ip=ip, user_agent=user_agent, deadline=deadline
             )
         except SessionError as error:
-            await self._record(error, _refusal(REFRESH, error, ip), deadline)
+            # Making the end of a copied token's session safe takes longer than a request may.
+            ended = error.session_id != ""
+            until = self._deadline() if ended else deadline
+            await self._record(error, refusal_event(REFRESH, error, ip), until)
             raise
 
     async def revoke(
@@ -340,47 +340,20 @@ class Admission:
             StoreError: It may not have ended, or may come back after a crash; ask again.
         """
         ending = self._open().revoke(user_id, session_id)
-        return await self._end(user_id, session_id, ending, by, ip)
+        return await self._ends.record(ending, user_id, session_id, by=by, ip=ip)
 
     async def revoke_user(
         self, user_id: str, *, except_session: str | None = None, by: Actor, ip: str | None = None
     ) -> Revocation:
         """End all sessions of a user, or all but one; as ``revoke``."""
         ending = self._open().revoke_user(user_id, except_session=except_session)
-        return await self._end(user_id, ALL_SESSIONS, ending, by, ip)
-
-    async def _end(
-        self,
-        user_id: str,
-        named: str,
-        ending: Awaitable[Revocation],
-        by: Actor,
-        ip: str | None,
-    ) -> Revocation:
-        def event(session_id: str, reason: str) -> AuditEvent:
-            return _event("session:revoke", user_id, session_id, reason, ip)
-
-        try:
-            revocation = await ending
-        except StoreError:
-            # It may have ended all the same. That it isn't known is what the caller has to hear.
-            doubtful = event(named, f"by {by}, outcome unknown")
-            with contextlib.suppress(AuditError):
-                await self._late.append([doubtful], deadline=self._deadline())
-            raise
-        # What found nothing to end may repeat a revocation whose event was lost with its process.
-        events = [event(session_id, f"by {by}") for session_id in revocation.ended]
-        events = events or [event(named, f"by {by}, nothing was alive")]
-        try:
-            await self._late.append(events, deadline=self._deadline())
-        except AuditError as error:
-            error.ended, error.freshness = revocation.ended, revocation.freshness
-            raise
-        return revocation
+        return await self._ends.record(ending, user_id, ALL_SESSIONS, by=by, ip=ip)
 
     async def _take_back(self, user_id: str, session_id: str, ip: str | None) -> None:
         """End a session whose login could not be recorded."""
-        self._late.keep([_event("session:revoke", user_id, session_id, "login not recorded", ip)])
+        self._late.keep(
+            [session_event("session:revoke", user_id, session_id, "login not recorded", ip)]
+        )
         # If this fails too, it is left to expire: nobody was given its tokens.
         with contextlib.suppress(StoreError):
             await self._open().revoke(user_id, session_id)
@@ -397,42 +370,6 @@ class Admission:
 
     def _deadline(self) -> float:
         return asyncio.get_running_loop().time() + self._budget
-
-
-def _event(action: str, user_id: str, session_id: str, reason: str, ip: str | None) -> AuditEvent:
-    return AuditEvent(
-        id=new_event_id(),
-        time=now(),
-        type="session",
-        policy="",
-        user_id=user_id,
-        action=action,
-        resource=session_id,
-        context={},
-        allow=True,
-        reason=reason,
-        ip=ip,
-    )
-
-
-def _refusal(action: str, error: SessionError, ip: str | None) -> AuditEvent:
-    return _refused(action, error.user_id, error.session_id, f"session:{error.code}", ip)
-
-
-def _refused(action: str, user_id: str, session_id: str, reason: str, ip: str | None) -> AuditEvent:
-    return AuditEvent(
-        id=new_event_id(),
-        time=now(),
-        type="refusal",
-        policy="",
-        user_id=user_id,
-        action=action,
-        resource=session_id,
-        context={},
-        allow=False,
-        reason=reason,
-        ip=ip,
-    )
 
 
 def _never_began(error: SessionCapError) -> SessionEndedError:

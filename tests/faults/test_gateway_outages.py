@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
+from sark.batch import BatchQuestion, BatchRequest, authorize_many
 from sark.errors import (
     AuditError,
     LimitExceededError,
@@ -17,9 +18,11 @@ from sark.errors import (
     StoreUnavailableError,
 )
 from sark.events import GuardChanged, Hub, Looked
-from sark.gateway import Answer, Gateway
+from sark.gateway import Answer, Gateway, Request
 from sark.policy import Decision
 from sark.ratelimit import Limit
+from sark.sessions import SessionRules, Sessions
+from sark.store import Store
 from sark.store.guard import FAILURES_TO_OPEN
 from tests.support.gateways import (
     Scripted,
@@ -31,6 +34,7 @@ from tests.support.gateways import (
 from tests.support.polling import until
 from tests.support.proxy import FaultProxy
 from tests.support.servers import ValkeyServer
+from tests.support.sessions import outside_token, sessions_on
 
 BUDGET = 0.25
 # What a busy machine may add to a budget.
@@ -344,3 +348,37 @@ async def test_an_evaluation_during_a_restart_is_never_served(private_server: Se
         assert (first.reason, first.ttl) == ("1", 3600)
         answers = [await gateway.authorize(ask()) for _ in range(2)]
         assert [(each.reason, each.cached) for each in answers] == [("2", False), ("2", "valkey")]
+
+
+async def test_all_round_trips_of_a_token_share_one_budget(server: ValkeyServer) -> None:
+    """Of an outside issuer's first token: its session begins, is checked, is refused, recorded."""
+
+    def make(store: Store) -> Sessions:
+        return sessions_on(store, SessionRules(adopt=True))
+
+    budget = 0.5
+    async with (
+        FaultProxy(server.host, server.port) as proxy,
+        open_gateway(proxy.url(server.password), budget=budget, make_sessions=make) as gateway,
+    ):
+        await gateway.authorize(ask())
+        own = (await gateway.admission.create("alice")).access_token
+        batch = BatchRequest(
+            questions=[BatchQuestion(action="a", resource="r")],
+            access_token=outside_token(session_id="idp-2", jti="t-2"),
+        )
+        calls: list[Callable[[], Awaitable[object]]] = [
+            lambda: gateway.authorize(
+                Request(action="a", resource="r", access_token=outside_token())
+            ),
+            lambda: authorize_many(gateway, batch),
+            lambda: gateway.admission.session(own),
+        ]
+        # Each round trip alone would be in time, and two of them are not.
+        proxy.delay(0.3 * budget)
+        loop = asyncio.get_running_loop()
+        for call in calls:
+            began = loop.time()
+            with pytest.raises((StoreError, AuditError)):
+                await call()
+            assert loop.time() - began < 1.4 * budget

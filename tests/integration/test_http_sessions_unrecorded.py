@@ -35,6 +35,8 @@ async def test_a_full_queue_refuses_logins_and_lets_sessions_end(tmp_path: Path)
             ]
             assert statuses == [200, 503]
 
+            async with http.get("/metrics") as response:
+                assert "sark_audit_events_waiting 3.0" in await response.text()
             with service.valkey() as client:
                 client.delete(QUEUE, "siem:account")
             for grant in (leaver, managed, copied):

@@ -177,6 +177,22 @@ async def test_an_end_that_cannot_be_recorded_stays_and_is_recorded_later(
         assert len(sark.gateway.late) == 0
 
 
+async def test_an_end_whose_outcome_nobody_hears_is_recorded(
+    server: ValkeyServer, tmp_path: Path
+) -> None:
+    async with open_runtime(full(server, tmp_path, siem_max_events=9)) as sark:
+        grant = await sark.sessions.create("ann")
+        ending = asyncio.create_task(sark.admission.revoke("ann", grant.session_id, by="user"))
+        await asyncio.sleep(0)
+        ending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await ending
+        assert len(sark.gateway.late) == 1
+    assert told(queued(server)) == [
+        ("session:revoke", grant.session_id, "by user, outcome unknown")
+    ]
+
+
 async def test_a_revocation_that_is_repeated_is_recorded(
     server: ValkeyServer, tmp_path: Path
 ) -> None:

@@ -76,6 +76,7 @@ class Metrics(LimiterMetrics):
         evaluator = runtime.gateway.decisions.evaluations.evaluator
         self._in_line.set(evaluator.waiting if isinstance(evaluator, OpaHttp) else 0)
         self._read_near(runtime)
+        self._late.set(len(runtime.gateway.late))
         await self._read_queue(runtime)
         self._handler_failures.set(self._hub.handler_failures)
         return self.expose()
@@ -201,6 +202,9 @@ class Metrics(LimiterMetrics):
         self._wait_seconds = self._gauge("store_pool_wait_seconds", "Time spent waiting", "role")
         self._exhausted = self._gauge("store_pool_exhausted", "Calls that gave up waiting", "role")
         self._queued = self._gauge("audit_queue_events", "Events in the queue")
+        self._late = self._gauge(
+            "audit_events_waiting", "Events of ends that could not be recorded"
+        )
         self._queued_bytes = self._gauge("audit_queue_bytes", "Bytes of the events in the queue")
         self._account = self._gauge("audit_account_events", "The queue's account", "entry")
         self._verified = self._gauge("token_verifications", "Tokens looked at", "state")
