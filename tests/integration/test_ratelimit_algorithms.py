@@ -390,15 +390,15 @@ async def test_reset_and_top_follow_what_is_used(server: ValkeyServer) -> None:
         limiter = limiter_of(store, Limit(10))
         for name, cost in (("few", 4), ("half", 6), ("full", 10)):
             await limiter.consume([("user", name)], cost)
-        near = await nearest(limiter, store, most=10)
+        near = await nearest(limiter, most=10)
         assert [(each.id, each.used) for each in near] == [("full", 1.0), ("half", 0.6)]
-        assert [each.id for each in await nearest(limiter, store, most=1)] == ["full"]
+        assert [each.id for each in await nearest(limiter, most=1)] == ["full"]
         assert await limiter.reset(("user", "full")) == 1
-        assert [each.id for each in await nearest(limiter, store, most=10)] == ["half"]
+        assert [each.id for each in await nearest(limiter, most=10)] == ["half"]
         with server.client() as client:
             assert 0 < client.ttl("ratelimit:top") <= 61
             client.delete("ratelimit:user:half:60")
-        assert await nearest(limiter, store, most=10) == []
+        assert await nearest(limiter, most=10) == []
 
 
 async def test_the_list_of_who_is_near_stays_small_and_keeps_the_nearest(
@@ -410,7 +410,7 @@ async def test_the_list_of_who_is_near_stays_small_and_keeps_the_nearest(
             for number in range(first, first + 60):
                 await limiter.consume([("user", f"u{number}")], 600 + number)
             await limiter.near.flush()
-        near = await nearest(limiter, store, most=1000)
+        near = await nearest(limiter, most=1000)
         assert [each.id for each in near] == [f"u{n}" for n in range(239, 139, -1)]
         with server.client() as client:
             assert client.zcard("ratelimit:top") == 100

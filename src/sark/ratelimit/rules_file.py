@@ -27,7 +27,7 @@ from sark.ratelimit.limit import (
     parse_limit,
 )
 from sark.ratelimit.patterns import Patterns
-from sark.ratelimit.rules import Listed, Rule, Rules
+from sark.ratelimit.rules import MAX_LIMITS_AT_ONCE, Listed, Rule, Rules
 from sark.toml_file import TomlFile, show
 from sark.toml_lines import KeyPath
 
@@ -219,7 +219,20 @@ def _refuse_clashes(file: TomlFile, rules: list[Rule]) -> None:
                     came = f"a limit that is called {applied.policy}, as one of"
                     came += f" {names[applied.policy]} is"
                     file.refuse(("rules", rule.name), came, "another name")
+    _refuse_too_many(file, rules)
     at_once = [rule for rule in rules if rule.goes_on]
     if len(at_once) >= MAX_RULES_AT_ONCE:
         came = f"{len(at_once)} rules that go on"
         file.refuse(("rules", at_once[-1].name), came, f"fewer than {MAX_RULES_AT_ONCE}")
+
+
+def _refuse_too_many(file: TomlFile, rules: list[Rule]) -> None:
+    """Refuse rules by which a request of one identity of each kind has too many limits."""
+    most = 0
+    for kind in KINDS:
+        counts = [(rule.goes_on, len(rule.applied(kind))) for rule in rules]
+        going_on = sum(count for goes_on, count in counts if goes_on)
+        most += going_on + max([1, *(count for goes_on, count in counts if not goes_on)])
+    if most > MAX_LIMITS_AT_ONCE:
+        came = f"rules by which one request may have {most} limits"
+        file.refuse(("rules", rules[-1].name), came, f"at most {MAX_LIMITS_AT_ONCE}")
