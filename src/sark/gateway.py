@@ -359,7 +359,7 @@ class Gateway:
             seconds_left=charge.refused_for,
             deadline=deadline,
         )
-        self.store.hub.emit(LimitRefused(kind))
+        self.store.hub.emit(LimitRefused(kind, charge.policy))
         return LimitExceededError(
             kind,
             retry_after=charge.retry_after,

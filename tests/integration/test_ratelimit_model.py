@@ -138,6 +138,26 @@ def test_what_remains_is_admitted_and_not_one_more(
         assert charge(limit, state, now, remaining + 1) is None
 
 
+@pytest.mark.parametrize("limit", [limit for limit in LIMITS if limit.requests <= 7], ids=str)
+def test_steady_clients_of_the_server_get_what_they_may(clocked: Clocked, limit: Limit) -> None:
+    """One at 40% of its limit is never refused; one at 150% gets all of it."""
+    window = limit.window_seconds * SECOND
+    space, windows = next(numbers), 12
+    steady = f"ratelimit:user:s{space}:{limit.window_seconds}"
+    gap = window * 10 // (4 * limit.requests)
+    for number in range(40):
+        assert clocked.charge(START + number * gap, [(steady, limit, 1)])[0] == 1
+    eager, gap, admitted = f"{steady}:eager", window * 2 // (3 * limit.requests), 0
+    now = START
+    begin = START + (2 * limit.capacity // limit.requests + 2) * window
+    while now < begin + windows * window:
+        verdict = clocked.charge(now, [(eager, limit, 1)])[0]
+        # Once the burst is used up.
+        admitted += verdict if now >= begin else 0
+        now += gap
+    assert abs(admitted - windows * limit.requests) <= 1 + windows * (limit.requests % 3 > 0)
+
+
 @pytest.mark.parametrize("limit", LIMITS, ids=str)
 def test_a_steady_client_at_40_percent_is_never_refused(limit: Limit) -> None:
     gap = limit.window_seconds * SECOND * 10 // (4 * limit.requests)

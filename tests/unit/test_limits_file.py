@@ -338,7 +338,9 @@ def test_many_networks_and_many_questions_take_little_time() -> None:
     assert time.process_time() - started < 0.2
 
 
-def test_rules_that_never_apply_are_known(tmp_path: Path) -> None:
+def test_rules_that_never_apply_are_known_and_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     rules = read(
         tmp_path,
         """
@@ -355,6 +357,8 @@ def test_rules_that_never_apply_are_known(tmp_path: Path) -> None:
         """,
     )
     assert rules.unreachable == ("never",)
+    (record,) = caplog.records
+    assert "limits.toml:5: rules.never: never applies" in record.getMessage()
     assert [each.policy for each in rules.applied("user")] == ["first-user"]
     assert [each.policy for each in rules.applied("apikey")] == ["keys-apikey"]
 

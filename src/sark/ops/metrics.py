@@ -1,13 +1,13 @@
 """Prometheus metrics: an adapter on the events, and gauges read at each scrape.
 
-Labels come from small fixed sets (roles, results, policy names); nothing that a caller chooses,
-and no error text, ever becomes one.
+Labels come from small sets (roles, results, names of policies and limits); nothing that a caller
+chooses, and no error text, ever becomes one.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -55,6 +55,8 @@ from sark.store import Server
 
 __all__ = ["Metrics"]
 
+MAX_POLICIES = 200
+"""Names of limits that are told apart."""
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 _WAITS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -103,7 +105,10 @@ class Metrics:
     def _count_requests(self, hub: Hub) -> None:
         decisions = self._counter("decisions", "Answers given", "policy", "allow", "source")
         seconds = self._histogram("authorize_seconds", "Time of one authorize() call", "source")
-        refused = self._counter("ratelimit_refused", "Requests refused by a limit", "kind")
+        policy = _bounded()
+        refused = self._counter(
+            "ratelimit_refused", "Requests refused by a limit", "kind", "policy"
+        )
 
         def decided(event: Decided) -> None:
             allow = "true" if event.allow else "false"
@@ -111,16 +116,17 @@ class Metrics:
             seconds.labels(event.source).observe(event.seconds)
 
         hub.on(Decided, decided)
-        hub.on(LimitRefused, lambda event: refused.labels(event.kind).inc())
+        hub.on(LimitRefused, lambda event: refused.labels(event.kind, policy(event.policy)).inc())
         self._count_limits(hub)
 
     def _count_limits(self, hub: Hub) -> None:
+        policy = _bounded()
         shadow = self._counter(
             "ratelimit_shadow_refused", "Requests that a limit would refuse", "policy"
         )
         fallback = self._counter("ratelimit_fallback", "Checks decided without Valkey", "mode")
         reloads = self._counter("ratelimit_reloads", "Times that rules were changed", "result")
-        hub.on(LimitShadowed, lambda event: shadow.labels(event.policy).inc())
+        hub.on(LimitShadowed, lambda event: shadow.labels(policy(event.policy)).inc())
         hub.on(LimitFallback, lambda event: fallback.labels(event.mode).inc())
         hub.on(LimitsReloaded, lambda _: reloads.labels("changed").inc())
         hub.on(LimitsReloadFailed, lambda _: reloads.labels("failed").inc())
@@ -281,3 +287,16 @@ class Metrics:
         self._queued_bytes.set(status.queued_bytes)
         for entry in ("accepted", "purged"):
             self._account.labels(entry).set(getattr(status, entry))
+
+
+def _bounded() -> Callable[[str], str]:
+    """Make what lets so many values of a label through as they are, and calls later ones other."""
+    known: set[str] = set()
+
+    def value(text: str) -> str:
+        if text in known or len(known) < MAX_POLICIES:
+            known.add(text)
+            return text
+        return "other"
+
+    return value

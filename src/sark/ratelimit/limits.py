@@ -176,8 +176,9 @@ class RateLimiter:
         """
         plan = self.plan(identities, action=action, path=path, tier=tier, cost=cost)
         if plan.denied is not None:
-            self._store.hub.emit(LimitRefused(plan.denied[0]))
-            return denial(plan.denied)
+            charge = denial(plan.denied)
+            self._store.hub.emit(LimitRefused(plan.denied[0], charge.policy))
+            return charge
         if not plan.keys:
             return FREE
         if deadline is None:
@@ -192,7 +193,7 @@ class RateLimiter:
         else:
             charge = self.read(plan, reply.value)
         if charge.refused is not None:
-            self._store.hub.emit(LimitRefused(charge.refused[0]))
+            self._store.hub.emit(LimitRefused(charge.refused[0], charge.policy))
         return charge
 
     async def consume(

@@ -7,6 +7,7 @@ and told in one line with the place: ``path:line: key: got ..., expected ...``.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterable
 from hashlib import sha256
@@ -28,7 +29,7 @@ from sark.ratelimit.limit import (
 )
 from sark.ratelimit.patterns import Patterns
 from sark.ratelimit.rules import MAX_LIMITS_AT_ONCE, Listed, Rule, Rules
-from sark.toml_file import TomlFile, show
+from sark.toml_file import TomlFile, show, spell, where
 from sark.toml_lines import KeyPath
 
 __all__ = ["read_rules"]
@@ -47,6 +48,7 @@ EXPECTED_PATTERN = "a text of 1 to 256 characters, in which * stands for any"
 EXPECTED_NETWORK = "an address, or a network such as 10.0.0.0/8"
 LONGEST_PATTERN = 256
 
+_log = logging.getLogger("sark.ratelimit.rules")
 _TABLES = ("rules", "costs", "allow", "deny")
 _RULE = ("kind", "limits", "algorithm", "action", "path", "tier", "shadow", "continue")
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}").fullmatch
@@ -70,7 +72,7 @@ def read_rules(path: Path | None, default: Limit | None) -> Rules:
     named = file.table(("rules",), document.get("rules", {}))
     rules = [_rule(file, ("rules", name), name, value) for name, value in named.items()]
     _refuse_clashes(file, rules)
-    return Rules(
+    made = Rules(
         default,
         rules,
         costs=_costs(file, document.get("costs", {})),
@@ -78,6 +80,11 @@ def read_rules(path: Path | None, default: Limit | None) -> Rules:
         deny=_listed(file, ("deny",), document.get("deny", {})),
         revision=sha256(file.content).hexdigest()[:REVISION_CHARACTERS],
     )
+    for name in made.unreachable:
+        key = ("rules", name)
+        place = f"{where(path, file.line(key))}: {spell(key)}"
+        _log.warning("%s: never applies: earlier rules decide all that it matches", place)
+    return made
 
 
 def _rule(file: TomlFile, key: KeyPath, name: str, value: object) -> Rule:
