@@ -224,9 +224,14 @@ class Warmed(Event, frozen=True):
 
 
 class LimitRefused(Event, frozen=True):
-    """A rate limit refused a request."""
+    """A rate limit refused a request.
+
+    Attributes:
+        policy: The limit's name, which comes from the rules or the code, or ``deny``.
+    """
 
     kind: str
+    policy: str = ""
 
 
 class LimitShadowed(Event, frozen=True):

@@ -377,7 +377,7 @@ class Gateway:
             seconds_left=charge.refused_for,
             deadline=deadline,
         )
-        self.store.hub.emit(LimitRefused(kind))
+        self.store.hub.emit(LimitRefused(kind, charge.policy))
         return refusal_of(charge, recorded_as)
 
 

@@ -17,6 +17,7 @@ specification); without it the names are exactly the guide's.
 from __future__ import annotations
 
 import re
+from base64 import urlsafe_b64encode
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
@@ -24,9 +25,19 @@ from urllib.parse import quote
 
 from sark.errors import InvalidRequestError
 
-__all__ = ["TABLE", "KeyPattern", "Keyspace", "Role", "classify", "encode_id", "is_permanent"]
+__all__ = [
+    "TABLE",
+    "KeyPattern",
+    "Keyspace",
+    "Role",
+    "classify",
+    "encode_id",
+    "encode_rule",
+    "is_permanent",
+]
 
 MAX_ENCODED_BYTES = 200
+MAX_RULE_CHARACTERS = 12
 
 _SAFE = "-_.~@+=,/"
 _PLAIN = re.compile(rf"[A-Za-z0-9\-_.~@+=,/]{{1,{MAX_ENCODED_BYTES}}}").fullmatch
@@ -332,6 +343,17 @@ def encode_id(value: str, *, field: str = "id") -> str:
     return "#" + sha256(value.encode()).hexdigest()
 
 
+def encode_rule(name: str) -> str:
+    """Spell the name of a rule as one part of a key: a long one as ``~`` and part of its SHA-256.
+
+    Every counter of the rule has it in its key, so it must not be long. Names have no ``~``.
+    """
+    if len(name) <= MAX_RULE_CHARACTERS:
+        return name
+    digest = urlsafe_b64encode(sha256(name.encode()).digest()).decode()
+    return "~" + digest[: MAX_RULE_CHARACTERS - 1]
+
+
 class Keyspace:
     """Builds key names.
 
@@ -420,14 +442,14 @@ class Keyspace:
         return head + encode_id(identity) + tail
 
     def ratelimit_rule(self, kind: str, identity: str, window_seconds: int, rule: str) -> str:
-        """Name what one identity has used of a rule; ``rule`` stands as it is."""
+        """Name what one identity has used of a rule, whose name ``encode_rule`` spells."""
         head, tail = self.ratelimit_parts(kind, window_seconds, rule)
         return head + encode_id(identity) + tail
 
     def ratelimit_parts(self, kind: str, window_seconds: int, rule: str = "") -> tuple[str, str]:
         """Tell what stands before and after the encoded identity in the names above."""
         opening, closing = ("{", "}") if self.cluster else ("", "")
-        named = f":{rule}" if rule else ""
+        named = f":{encode_rule(rule)}" if rule else ""
         return f"ratelimit:{kind}:{opening}", f"{closing}:{window_seconds}{named}"
 
     def siem_inflight(self, worker: str) -> str:

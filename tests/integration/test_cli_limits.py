@@ -83,8 +83,8 @@ def test_show_top_and_reset(service: SarkService) -> None:
     authorize(service, "team/bob :{}", "heavy:x")
     authorize(service, "team/bob :{}", "y:read")
     shown = ask(service, "limits", "show", "team/bob :{}", "--json")["limits"]
+    # The default limit is not among them: a rule decides for every user.
     assert {state["policy"]: state["remaining"] for state in shown} == {
-        "user": 1000,
         "heavy": 90,
         "users-60": 9,
         "users-86400": 989,
@@ -100,8 +100,16 @@ def test_show_top_and_reset(service: SarkService) -> None:
     ended = call(service, "limits", "reset", "team/bob :{}")
     assert ended.stdout == "3 limits were in use and begin again\n"
     shown = ask(service, "limits", "show", "team/bob :{}", "--json")["limits"]
-    assert [state["remaining"] for state in shown] == [1000, 100, 20, 1000]
+    assert [state["remaining"] for state in shown] == [100, 20, 1000]
     assert "bob" not in call(service, "limits", "top").stdout
+
+
+def test_show_tells_of_the_lists(service: SarkService) -> None:
+    answer = ask(service, "limits", "show", "192.0.2.7", "--kind", "ip", "--json")
+    assert answer["listed"] == "deny"
+    text = call(service, "limits", "show", "192.0.2.7", "--kind", "ip").stdout
+    assert "on the deny-list: refused at once" in text
+    assert "listed" not in ask(service, "limits", "show", "ann", "--json")
 
 
 def test_list_prints_the_rules(service: SarkService) -> None:

@@ -52,19 +52,19 @@ arrivals = st.lists(
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sampled_from(LIMITS), st.booleans(), st.integers(0, SECOND), arrivals)
-@example(LIMITS[1], True, 0, [(0, 7), (9 * SECOND, 1), (SECOND, 3), (0, 7)])
-@example(LIMITS[3], False, 0, [(0, 7), (10 * SECOND, 1), (5 * SECOND, 3), (0, 1)])
-@example(LIMITS[7], False, 0, [(0, 3), (0, 1), (1_428_571, 1), (1, 1)])
+@given(st.sampled_from(LIMITS), st.sampled_from(["plain", "all"]), st.integers(0, SECOND), arrivals)
+@example(LIMITS[1], "plain", 0, [(0, 7), (9 * SECOND, 1), (SECOND, 3), (0, 7)])
+@example(LIMITS[3], "all", 0, [(0, 7), (10 * SECOND, 1), (5 * SECOND, 3), (0, 1)])
+@example(LIMITS[7], "all", 0, [(0, 3), (0, 1), (1_428_571, 1), (1, 1)])
 def test_a_script_does_what_the_plain_functions_do(
-    clocked: Clocked, limit: Limit, plain: bool, offset: int, gaps: list[tuple[int, int]]
+    clocked: Clocked, limit: Limit, script: str, offset: int, gaps: list[tuple[int, int]]
 ) -> None:
     key = f"ratelimit:user:m{next(numbers)}:{limit.window_seconds}"
     now, state = START + offset, None
     for gap, asked in gaps:
         now, cost = now + gap, min(asked, limit.capacity)
         after = charge(limit, state, now, cost)
-        run = clocked.plain if plain and limit.algorithm == "fixed" else clocked.charge
+        run = clocked.plain if script == "plain" and limit.algorithm == "fixed" else clocked.charge
         verdict, at, *figure = run(now, [(key, limit, cost)])
         assert (verdict, at) == (int(after is not None), now)
         state = after or state
@@ -136,6 +136,26 @@ def test_what_remains_is_admitted_and_not_one_more(
         if remaining:
             assert charge(limit, state, now, remaining) is not None
         assert charge(limit, state, now, remaining + 1) is None
+
+
+@pytest.mark.parametrize("limit", [limit for limit in LIMITS if limit.requests <= 7], ids=str)
+def test_steady_clients_of_the_server_get_what_they_may(clocked: Clocked, limit: Limit) -> None:
+    """One at 40% of its limit is never refused; one at 150% gets all of it."""
+    window = limit.window_seconds * SECOND
+    space, windows = next(numbers), 12
+    steady = f"ratelimit:user:s{space}:{limit.window_seconds}"
+    gap = window * 10 // (4 * limit.requests)
+    for number in range(40):
+        assert clocked.charge(START + number * gap, [(steady, limit, 1)])[0] == 1
+    eager, gap, admitted = f"{steady}:eager", window * 2 // (3 * limit.requests), 0
+    now = START
+    begin = START + (2 * limit.capacity // limit.requests + 2) * window
+    while now < begin + windows * window:
+        verdict = clocked.charge(now, [(eager, limit, 1)])[0]
+        # Once the burst is used up.
+        admitted += verdict if now >= begin else 0
+        now += gap
+    assert abs(admitted - windows * limit.requests) <= 1 + windows * (limit.requests % 3 > 0)
 
 
 @pytest.mark.parametrize("limit", LIMITS, ids=str)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import time
+from ipaddress import IPv4Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sark.errors import ConfigurationError, InvalidRequestError
+from sark.keyspace import Keyspace
 from sark.ratelimit import Identity, Kind, Limit, Rules, limited_ip, parse_limit
-from sark.ratelimit.rules import MAX_SELECTIONS, Selection
+from sark.ratelimit.patterns import Patterns
+from sark.ratelimit.planner import Planner
+from sark.ratelimit.rules import MAX_SELECTIONS, Listed, Rule, Selection
 from sark.ratelimit.rules_file import read_rules
 
 ROOT = Path(__file__).parents[2]
@@ -285,3 +292,82 @@ def test_ipv6_is_limited_by_its_network(text: str, prefix: int, name: str) -> No
 def test_what_is_no_address_is_not_limited_by_one(text: str) -> None:
     with pytest.raises(InvalidRequestError):
         limited_ip(text, 64)
+
+
+def test_what_long_texts_select_is_not_kept() -> None:
+    rules = Rules(Limit(9), [Rule("r", ("user",), (Limit(1),), paths=Patterns(["/a/*"]))])
+    for number in range(50):
+        assert rules.select(("user",), path=f"/a/{number}/" + "x" * 60_000).applied[0].rule == "r"
+    assert len(rules._selections) == 0
+    assert rules.select(("user",), path="/a/b") is rules.select(("user",), path="/a/b")
+
+
+def test_a_denied_address_is_named_by_its_network() -> None:
+    deny = Listed(networks=(ip_network("2001:db8::/32"),))
+    planner = Planner(Keyspace(), Rules(Limit(9), deny=deny), ipv6_prefix=64)
+    denied = {planner.plan([("ip", f"2001:db8::{n:x}")]).denied for n in range(1, 50)}
+    assert denied == {("ip", "2001:db8::/64")}
+    assert planner.plan_many([("ip", "2001:db8::7")], ["a"]).denied == ("ip", "2001:db8::/64")
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 32)), max_size=5), st.data())
+def test_networks_hold_what_they_say(drawn: list[tuple[int, int]], data: st.DataObject) -> None:
+    networks = tuple(ip_network((number, bits), strict=False) for number, bits in drawn)
+    near = [int(network[-1]) + 1 for network in networks] + [int(n[0]) for n in networks] + [7]
+    address = ip_address(data.draw(st.sampled_from(near)) % 2**32)
+    listed = Listed(networks=networks)
+    assert (("ip", str(address)) in listed) is any(address in network for network in networks)
+
+
+def test_many_networks_and_many_questions_take_little_time() -> None:
+    networks = tuple(IPv4Network((n << 8, 24)) for n in range(10_000))
+    rules = Rules(
+        Limit(10**6),
+        [Rule("x", ("user",), (Limit(10**6),), actions=Patterns(["report:*"]))],
+        allow=Listed(networks=networks),
+    )
+    planner = Planner(Keyspace(), rules, ipv6_prefix=64)
+    actions = [f"report:{n}" for n in range(1000)]
+    started = time.process_time()
+    for _ in range(100):
+        planner.plan([("ip", "203.0.113.9")])
+    assert time.process_time() - started < 0.1
+    started = time.process_time()
+    planner.plan_many([("user", "a")], actions)
+    planner.plan_many([("user", "a")], actions)
+    assert time.process_time() - started < 0.2
+
+
+def test_rules_that_never_apply_are_known_and_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rules = read(
+        tmp_path,
+        """
+        [rules.first]
+        kind = ["user", "ip"]
+        limits = ["5/minute"]
+        [rules.never]
+        kind = "user"
+        action = "a:*"
+        limits = ["1/minute"]
+        [rules.keys]
+        kind = ["apikey", "user"]
+        limits = ["2/minute"]
+        """,
+    )
+    assert rules.unreachable == ("never",)
+    (record,) = caplog.records
+    assert "limits.toml:5: rules.never: never applies" in record.getMessage()
+    assert [each.policy for each in rules.applied("user")] == ["first-user"]
+    assert [each.policy for each in rules.applied("apikey")] == ["keys-apikey"]
+
+
+def test_one_request_has_at_most_50_limits(tmp_path: Path) -> None:
+    eight = ", ".join(f'"1/{n} seconds"' for n in range(2, 10))
+    text = "\n".join(
+        f'[rules.r{n}]\nkind = ["user", "ip"]\nlimits = [{eight}]\ncontinue = true'
+        for n in range(3)
+    )
+    with pytest.raises(ConfigurationError, match=r"limits.toml:9: rules.r2: .*51 limits, .* 50"):
+        read(tmp_path, text)

@@ -49,6 +49,7 @@ from sark.events import (
     TokenRefreshed,
     Warmed,
 )
+from sark.ops.limiter_metrics import MAX_POLICIES
 from sark.ops.metrics import Metrics
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -88,7 +89,7 @@ EXPECTED: list[tuple[Event, dict[str, float]]] = [
             "sark_authorize_seconds_sum source=valkey": 0.5,
         },
     ),
-    (LimitRefused("ip"), {"sark_ratelimit_refused_total kind=ip": 1}),
+    (LimitRefused("ip", "r"), {"sark_ratelimit_refused_total kind=ip policy=r": 1}),
     (SessionCreated(), {"sark_sessions_created_total": 1}),
     (SessionEnded("cap", 2), {"sark_sessions_ended_total reason=cap": 2}),
     (SessionRefused("ended"), {"sark_sessions_refused_total code=ended": 1}),
@@ -261,7 +262,22 @@ def test_names_follow_the_conventions() -> None:
 def test_two_services_in_one_process_count_apart() -> None:
     hubs: list[Any] = [Hub(), Hub()]
     first, second = (Metrics(hub) for hub in hubs)
-    hubs[0].emit(LimitRefused("ip"))
-    key = ("sark_ratelimit_refused_total", (("kind", "ip"),))
+    hubs[0].emit(LimitRefused("ip", "r"))
+    key = ("sark_ratelimit_refused_total", (("kind", "ip"), ("policy", "r")))
     assert scrape(first)[key] == 1
     assert key not in scrape(second)
+
+
+def test_names_of_limits_are_told_apart_up_to_a_bound() -> None:
+    hub = Hub()
+    metrics = Metrics(hub)
+    for number in range(MAX_POLICIES + 50):
+        hub.emit(LimitRefused("ip", f"r{number}"))
+    names = {
+        sample.labels["policy"]
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.name == "sark_ratelimit_refused_total"
+    }
+    assert len(names) == MAX_POLICIES + 1
+    assert "other" in names

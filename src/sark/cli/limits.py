@@ -21,6 +21,10 @@ from sark.settings import load
 __all__ = ["limits"]
 
 PIPED_WIDTH = 160
+LISTED = {
+    "allow": "on the allow-list: none of these applies",
+    "deny": "on the deny-list: refused at once, whatever these say",
+}
 
 limits = typer.Typer(
     name="limits", help="Rate limits: rules, who is near one, show, reset.", no_args_is_help=True
@@ -47,6 +51,7 @@ def list_rules(service: ServiceOption = None, json_output: JsonOption = False) -
     for rule in report.rules:
         counted = map(" ".join, zip(rule.limits, rule.algorithms, strict=True))
         mode = ("shadow" if rule.shadow else "") + (" continue" if rule.goes_on else "")
+        mode += " never applies" if rule.name in report.unreachable else ""
         table.add_row(
             rule.name,
             ", ".join(rule.kinds),
@@ -99,6 +104,8 @@ def show(
     for state in msgspec.convert(found["limits"], list[LimitState]):
         table.add_row(*_cells(state))
     _console().print(table, markup=False)
+    if found.get("listed"):
+        typer.echo(LISTED[found["listed"]])
 
 
 @limits.command()

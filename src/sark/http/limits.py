@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request
@@ -38,14 +38,16 @@ class LimitSubject(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: Kind = "user"
 
 
-class LimitsOfSubject(msgspec.Struct, frozen=True):
+class LimitsOfSubject(msgspec.Struct, frozen=True, omit_defaults=True):
     """Every limit that may apply to one identity, in use or not.
 
     Attributes:
         limits: Their states.
+        listed: ``deny`` when it is refused at once, ``allow`` when none of them applies to it.
     """
 
     limits: tuple[LimitState, ...]
+    listed: Literal["", "allow", "deny"] = ""
 
 
 class NearLimits(msgspec.Struct, frozen=True):
@@ -81,9 +83,7 @@ async def rules(service: ServiceOf) -> Response:
 async def top(service: ServiceOf, most: Annotated[int, Query(ge=1, le=MOST_NEAR)] = 20) -> Response:
     """Who is nearest to a limit: identities that have used more than half of one."""
     runtime = service.runtime
-    found = await nearest(
-        runtime.gateway.limiter, runtime.store, most=most, deadline=_deadline(service)
-    )
+    found = await nearest(runtime.gateway.limiter, most=most, deadline=_deadline(service))
     return _json(NearLimits(found))
 
 
@@ -92,8 +92,9 @@ async def show(request: Request, service: ServiceOf) -> Response:
     """The state of every limit that may apply to an identity; nothing is charged."""
     subject = await _subject(request)
     limiter = service.runtime.gateway.limiter
-    charge = await limiter.show((subject.kind, subject.id), deadline=_deadline(service))
-    return _json(LimitsOfSubject(charge.states))
+    identity = (subject.kind, subject.id)
+    charge = await limiter.show(identity, deadline=_deadline(service))
+    return _json(LimitsOfSubject(charge.states, limiter.listed(identity)))
 
 
 @router.post("/reset", openapi_extra=_ADMIN)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -23,6 +23,9 @@ from sark.events import (
 )
 
 __all__ = ["LimiterMetrics"]
+
+MAX_POLICIES = 200
+"""Names of limits that are told apart."""
 
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
@@ -59,14 +62,17 @@ class LimiterMetrics:
         return Histogram(f"sark_{name}", help_text, labels, buckets=buckets, registry=self.registry)
 
     def _count_limits(self, hub: Hub) -> None:
-        refused = self._counter("ratelimit_refused", "Requests refused by a limit", "kind")
+        policy = _bounded()
+        refused = self._counter(
+            "ratelimit_refused", "Requests refused by a limit", "kind", "policy"
+        )
         shadow = self._counter(
             "ratelimit_shadow_refused", "Requests that a limit would refuse", "policy"
         )
         fallback = self._counter("ratelimit_fallback", "Checks decided without Valkey", "mode")
         reloads = self._counter("ratelimit_reloads", "Times that rules were changed", "result")
-        hub.on(LimitRefused, lambda event: refused.labels(event.kind).inc())
-        hub.on(LimitShadowed, lambda event: shadow.labels(event.policy).inc())
+        hub.on(LimitRefused, lambda event: refused.labels(event.kind, policy(event.policy)).inc())
+        hub.on(LimitShadowed, lambda event: shadow.labels(policy(event.policy)).inc())
         hub.on(LimitFallback, lambda event: fallback.labels(event.mode).inc())
         hub.on(LimitsReloaded, lambda _: reloads.labels("changed").inc())
         hub.on(LimitsReloadFailed, lambda _: reloads.labels("failed").inc())
@@ -88,3 +94,16 @@ class LimiterMetrics:
         hub.on(RoundTrip, round_trip)
         hub.on(ScriptLoaded, lambda event: scripts.labels(event.role).inc())
         hub.on(GuardChanged, guard_changed)
+
+
+def _bounded() -> Callable[[str], str]:
+    """Make what lets so many values of a label through as they are, and calls later ones other."""
+    known: set[str] = set()
+
+    def value(text: str) -> str:
+        if text in known or len(known) < MAX_POLICIES:
+            known.add(text)
+            return text
+        return "other"
+
+    return value

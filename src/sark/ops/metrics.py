@@ -1,7 +1,7 @@
 """Prometheus metrics: an adapter on the events, and gauges read at each scrape.
 
-Labels come from small fixed sets (roles, results, policy names); nothing that a caller chooses,
-and no error text, ever becomes one.
+Labels come from small sets (roles, results, names of policies and limits); nothing that a caller
+chooses, and no error text, ever becomes one.
 """
 
 from __future__ import annotations

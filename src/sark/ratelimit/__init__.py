@@ -12,6 +12,7 @@ from sark.ratelimit.limit import (
 )
 from sark.ratelimit.limits import RateLimiter
 from sark.ratelimit.plan import ChargePlan
+from sark.ratelimit.report import NearLimit, nearest
 from sark.ratelimit.rules import Rules
 
 __all__ = [
@@ -22,9 +23,11 @@ __all__ = [
     "Kind",
     "Limit",
     "LimitState",
+    "NearLimit",
     "RateLimiter",
     "Rules",
     "canonical_ip",
     "limited_ip",
+    "nearest",
     "parse_limit",
 ]

@@ -29,7 +29,7 @@ from sark.ratelimit.local import LocalLimits
 from sark.ratelimit.near_limits import NearLimits
 from sark.ratelimit.plan import FREE, ChargePlan, denial, read_charge, verdict_of
 from sark.ratelimit.planner import Planner
-from sark.ratelimit.rules import Rules
+from sark.ratelimit.rules import Rule, Rules, Selection
 from sark.store import Argument, ScriptCall, Store, load_script
 
 __all__ = ["CHARGE_FRAGMENTS", "PLAIN_FRAGMENTS", "Fallback", "RateLimiter"]
@@ -37,6 +37,8 @@ __all__ = ["CHARGE_FRAGMENTS", "PLAIN_FRAGMENTS", "Fallback", "RateLimiter"]
 Fallback = Literal["local", "open", "closed"]
 
 DEFAULT_BUDGET_SECONDS = 0.25
+MAX_LIMITS_IN_CODE = 1024
+"""Of other rules, those that a limiter knows of."""
 _AWAY = (StoreUnavailableError, StoreTimeoutError, ConnectionLostError)
 
 
@@ -95,6 +97,8 @@ class RateLimiter:
         self.fallback = fallback
         self.near = NearLimits(store)
         self._local = LocalLimits(processes)
+        # What ``with_rules`` was given, by name and kinds; ``show`` and ``reset`` tell of it.
+        self._in_code: dict[object, Rule] = {}
         self._budget = budget
 
     @property
@@ -108,6 +112,9 @@ class RateLimiter:
 
     def with_rules(self, rules: Rules) -> RateLimiter:
         """Make a limiter of other rules that shares all the rest, also what it counts locally."""
+        for rule in rules.rules:
+            if len(self._in_code) < MAX_LIMITS_IN_CODE:
+                self._in_code[rule.name, rule.kinds] = rule
         derived, planner = copy(self), copy(self._planner)
         planner.rules = rules
         derived._plan_by(planner)  # noqa: SLF001 - of this very class
@@ -137,7 +144,7 @@ class RateLimiter:
         """Interpret the script's reply, and report what it tells; no I/O."""
         charge = read_charge(plan, reply)
         for state in charge.states:
-            if state.remaining * 2 < state.limit:
+            if state.remaining * 2 < (state.burst or state.limit):
                 self._note(plan, charge)
                 break
         if charge.shadow:
@@ -172,8 +179,9 @@ class RateLimiter:
         """
         plan = self.plan(identities, action=action, path=path, tier=tier, cost=cost)
         if plan.denied is not None:
-            self._store.hub.emit(LimitRefused(plan.denied[0]))
-            return denial(plan.denied)
+            charge = denial(plan.denied)
+            self._store.hub.emit(LimitRefused(plan.denied[0], charge.policy))
+            return charge
         if not plan.keys:
             return FREE
         if deadline is None:
@@ -188,7 +196,7 @@ class RateLimiter:
         else:
             charge = self.read(plan, reply.value)
         if charge.refused is not None:
-            self._store.hub.emit(LimitRefused(charge.refused[0]))
+            self._store.hub.emit(LimitRefused(charge.refused[0], charge.policy))
         return charge
 
     async def consume(
@@ -222,18 +230,35 @@ class RateLimiter:
     async def show(self, identity: Identity, *, deadline: float | None = None) -> Charge:
         """Tell the state of every limit that may apply to an identity, in use or not.
 
+        That is what the rules say, what this process has written into its code, and what other
+        programs have and is more than half used. Two round trips.
+
         Raises:
             InvalidRequestError: An ip is no address.
             StoreError: The server did not answer.
         """
-        plan = self._planner.every(identity)
+        plan = await self._every(identity, deadline)
         if not plan.keys:
             return FREE
         reply = await self._look(plan, deadline)
         return read_charge(plan, [1, *reply[1:]])
 
+    def listed(self, identity: Identity) -> Literal["", "allow", "deny"]:
+        """Tell which of the lists an identity is on, if any.
+
+        Raises:
+            InvalidRequestError: An ip is neither an address nor a network by which one is limited.
+        """
+        if not self.rules.lists:
+            return ""
+        if self._planner.named(identity) == identity and "/" in identity[1] and identity[0] == "ip":
+            return ""  # of a network, each address is or is not
+        if identity in self.rules.deny:
+            return "deny"
+        return "allow" if identity in self.rules.allow else ""
+
     async def reset(self, identity: Identity, *, deadline: float | None = None) -> int:
-        """Forget what an identity has used.
+        """Forget what an identity has used of the limits that ``show`` lists.
 
         Returns:
             How many of its limits had been in use.
@@ -242,7 +267,7 @@ class RateLimiter:
             InvalidRequestError: An ip is no address.
             StoreError: The server did not answer.
         """
-        plan = self._planner.every(identity)
+        plan = await self._every(identity, deadline)
         self._local.forget(plan.keys)
         self.near.forget(plan.keys)
         if not plan.keys:
@@ -250,6 +275,46 @@ class RateLimiter:
         state = self._store.state
         found: int = await state.execute("UNLINK", *plan.keys, deadline=deadline, idempotent=True)
         await self.near.remove(plan.keys, deadline=deadline)
+        return found
+
+    async def _every(self, identity: Identity, deadline: float | None) -> ChargePlan:
+        """Plan a look at all limits of an identity."""
+        kind = identity[0]
+        found = {(each.rule, each.limit.window_seconds): each for each in self.rules.applied(kind)}
+        for rule in tuple(self._in_code.values()):
+            for each in rule.applied(kind):
+                found.setdefault((each.rule, each.limit.window_seconds), each)
+        plan = self._planner.looking(identity, list(found.values()))
+        known = {*plan.keys}
+        others = [
+            noted
+            for noted in await self.near.noted(deadline=deadline)
+            if noted.subject.rule
+            and noted.key not in known
+            and noted.key in self._planner.looking(identity, [noted.applied]).keys
+        ]
+        if not others:
+            return plan
+        applied = [*found.values(), *(noted.applied for noted in others)]
+        selection = Selection([(0, each) for each in applied], [0] * len(applied))
+        return ChargePlan(plan.names, [*plan.keys, *(noted.key for noted in others)], selection)
+
+    async def look_at(
+        self, plans: Sequence[ChargePlan], *, deadline: float | None = None
+    ) -> list[Sequence[int]]:
+        """Look at the limits of several plans, and charge nothing: one round trip.
+
+        Raises:
+            StoreError: The server did not answer.
+        """
+        replies: Sequence[list[int] | StoreError] = await self._store.state.pipeline(
+            [self.look(plan) for plan in plans], deadline=deadline, idempotent=True
+        )
+        found: list[Sequence[int]] = []
+        for reply in replies:
+            if isinstance(reply, StoreError):
+                raise reply
+            found.append(reply)
         return found
 
     def look(self, plan: ChargePlan) -> ScriptCall:
@@ -316,10 +381,11 @@ class RateLimiter:
         return figures
 
     def _note(self, plan: ChargePlan, charge: Charge) -> None:
-        for key, state in zip(plan.keys, charge.states, strict=True):
-            capacity = state.burst or state.limit
-            if state.remaining * 2 < capacity:
-                self.near.note(key, capacity, state)
+        for key, applied, state in zip(
+            plan.keys, plan.selection.applied, charge.states, strict=True
+        ):
+            if state.remaining * 2 < (state.burst or state.limit):
+                self.near.note(key, applied, state)
 
     def _report_shadow(self, plan: ChargePlan, charge: Charge) -> None:
         for policy in charge.shadow:

@@ -1,6 +1,6 @@
 -- Merge notes of limits that are more than half used into the list of them.
 --
--- KEYS[1]     ratelimit:top, a sorted set: <kind>:<id>:<window>[:<rule>] by a score of two parts, the
+-- KEYS[1]     ratelimit:top, a sorted set: <kind>:<id>:<window>[:<rule>] and what the limit is, by a score of two parts, the
 --             second in which the limit is reset times 1,000, and how much is used in thousandths
 --             (999 at most)
 -- ARGV[1]     most to keep

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
+
+from msgspec.structs import replace
 
 from sark.errors import InvalidRequestError
 from sark.keyspace import Keyspace, encode_id
 from sark.ratelimit.address import limited_ip
-from sark.ratelimit.limit import Identity
+from sark.ratelimit.limit import Identity, Kind
 from sark.ratelimit.plan import ChargePlan
 from sark.ratelimit.rules import Applied, Rules, Selection
 
 __all__ = ["Planner"]
 
 ENCODED_IDS = 8192
+MAX_KEPT_CHARACTERS = 128
+"""Of an id, for its encoded form to be kept: ids come from outside."""
 _encoded = lru_cache(ENCODED_IDS)(encode_id)
+_DIGEST = re.compile("#[0-9a-f]{64}").fullmatch
 _NOTHING = Selection((), ())
 
 
@@ -52,8 +59,11 @@ class Planner:
             denied, identities = _sift(rules, identities)
             if denied is not None:
                 return self._denied(denied)
-        selection = rules.select(tuple([kind for kind, _ in identities]), action, path, tier)
+        identities, kinds = self._distinct(identities)
+        selection = rules.select(kinds, action, path, tier)
         if cost is not None:
+            if isinstance(cost, bool) or not isinstance(cost, int):
+                raise InvalidRequestError("cost", f"got {cost!r}, expected a whole number")
             costs = [cost] * len(selection.applied)
             _check_costs(selection, costs, "cost")
             if selection.costs != tuple(costs):
@@ -73,11 +83,11 @@ class Planner:
             denied, identities = _sift(rules, identities)
             if denied is not None:
                 return self._denied(denied)
-        kinds = tuple([kind for kind, _ in identities])
-        known = actions if rules.by_action else [""] * len(actions)
+        identities, kinds = self._distinct(identities)
+        known = Counter(actions if rules.by_action else [""] * len(actions))
         costs: dict[tuple[int, Applied], int] = {}
-        for action in dict.fromkeys(known):
-            one, count = rules.select(kinds, action, tier=tier), known.count(action)
+        for action, count in known.items():
+            one = rules.select(kinds, action, tier=tier)
             for owner, each, cost in zip(one.owners, one.applied, one.costs, strict=True):
                 costs[owner, each] = costs.get((owner, each), 0) + cost * count
         whole = Selection(list(costs), list(costs.values()))
@@ -90,9 +100,22 @@ class Planner:
         Raises:
             InvalidRequestError: An ip is no address.
         """
-        applied = self.rules.applied(identity[0])
+        return self.looking(identity, self.rules.applied(identity[0]))
+
+    def looking(self, identity: Identity, applied: Sequence[Applied]) -> ChargePlan:
+        """Plan a look at some limits of an identity.
+
+        Raises:
+            InvalidRequestError: An ip is no address.
+        """
+        kind, name = identity
         selection = Selection([(0, each) for each in applied], [0] * len(applied))
-        return self._planned([identity], selection)
+        plan = self._planned([identity], selection)
+        if kind != "ip" and _DIGEST(name):
+            # What keys and reports have in place of an id that is too long for a key.
+            encoded = encode_id(name)
+            plan = replace(plan, keys=[key.replace(encoded, name, 1) for key in plan.keys])
+        return plan
 
     def _planned(self, identities: Sequence[Identity], selection: Selection) -> ChargePlan:
         around = selection.around
@@ -104,11 +127,31 @@ class Planner:
             )
         prefix = self._prefix
         names = [limited_ip(name, prefix) if kind == "ip" else name for kind, name in identities]
-        keys = [head + _encoded(names[owner]) + tail for owner, head, tail in around]
+        keys = [head + _encode(names[owner]) + tail for owner, head, tail in around]
         return ChargePlan(names, keys, selection)
 
+    def _distinct(
+        self, identities: Sequence[Identity]
+    ) -> tuple[Sequence[Identity], tuple[Kind, ...]]:
+        """Take who is named twice, or by two addresses of one network, once; and list the kinds."""
+        kinds = tuple([kind for kind, _ in identities])
+        if len({*kinds}) == len(kinds):
+            return identities, kinds
+        found = list({self.named(identity): None for identity in identities})
+        return found, tuple([kind for kind, _ in found])
+
+    def named(self, identity: Identity) -> Identity:
+        """Tell whom an identity is counted as: an IPv6 address as its network."""
+        kind, name = identity
+        return (kind, limited_ip(name, self._prefix)) if kind == "ip" else identity
+
     def _denied(self, identity: Identity) -> ChargePlan:
-        return ChargePlan((), (), _NOTHING, identity)
+        # By its network: an address of its own for each request would be a name of its own.
+        return ChargePlan((), (), _NOTHING, self.named(identity))
+
+
+def _encode(name: str) -> str:
+    return _encoded(name) if len(name) <= MAX_KEPT_CHARACTERS else encode_id(name)
 
 
 def _sift(

@@ -1,18 +1,13 @@
-"""What operators see of the limits: the rules in force, and who is nearest to a limit."""
+"""What people see of the limits: the rules in force, and who is nearest to a limit."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import msgspec
 
-from sark.errors import StoreError
 from sark.ratelimit.limit import Kind, LimitState
 from sark.ratelimit.limits import RateLimiter
-from sark.ratelimit.near_limits import subject_of
 from sark.ratelimit.plan import ChargePlan, read_charge
 from sark.ratelimit.rules import Listed, Rule, Rules, Selection
-from sark.store import Store
 
 __all__ = ["LimitsReport", "NearLimit", "RuleReport", "describe", "nearest"]
 
@@ -53,6 +48,7 @@ class LimitsReport(msgspec.Struct, frozen=True):
         costs: What actions cost, by pattern.
         allowed: How many entries the allow-list has.
         denied: How many entries the deny-list has.
+        unreachable: Rules that never apply, since earlier ones decide all that they match.
     """
 
     revision: str
@@ -61,6 +57,7 @@ class LimitsReport(msgspec.Struct, frozen=True):
     costs: dict[str, int]
     allowed: int
     denied: int
+    unreachable: tuple[str, ...] = ()
 
 
 class NearLimit(msgspec.Struct, frozen=True):
@@ -73,7 +70,7 @@ class NearLimit(msgspec.Struct, frozen=True):
         state: The limit as it is now.
     """
 
-    kind: str
+    kind: Kind
     id: str
     used: float
     state: LimitState
@@ -88,19 +85,19 @@ def describe(rules: Rules) -> LimitsReport:
         costs={", ".join(patterns.patterns): cost for patterns, cost in rules.costs},
         allowed=_count(rules.allow),
         denied=_count(rules.deny),
+        unreachable=rules.unreachable,
     )
 
 
 async def nearest(
-    limiter: RateLimiter, store: Store, *, most: int, deadline: float | None = None
+    limiter: RateLimiter, *, most: int = 20, deadline: float | None = None
 ) -> list[NearLimit]:
     """List who is nearest to a limit, the nearest first.
 
     Not a scan: the limits that were noted as more than half used are looked up, at most 100.
 
     Args:
-        limiter: Whose limits.
-        store: Where they are counted.
+        limiter: Whose servers; limits that other programs have there are listed as well.
         most: Longest list.
         deadline: On the event loop's clock, in seconds.
 
@@ -108,20 +105,18 @@ async def nearest(
         StoreError: The server did not answer.
     """
     found, plans = [], []
-    for key in await limiter.near.keys(deadline=deadline):
-        subject = subject_of(key)
-        applied = subject and limiter.rules.find(subject.kind, subject.window, subject.rule)
-        if subject and applied:
-            found.append(subject)
-            plans.append(ChargePlan([subject.id], [key], Selection([(0, applied)], [0])))
-    calls = [limiter.look(plan) for plan in plans]
-    replies: Sequence[list[int] | StoreError] = await store.state.pipeline(
-        calls, deadline=deadline, idempotent=True
-    )
+    for noted in await limiter.near.noted(deadline=deadline):
+        subject = noted.subject
+        # As the rule is now, where it is one of the limiter's own.
+        own = limiter.rules.find(subject.kind, subject.window, subject.rule)
+        if own is None and not subject.rule:
+            continue  # a default limit that is in force no more
+        found.append(subject)
+        selection = Selection([(0, own or noted.applied)], [0])
+        plans.append(ChargePlan([subject.id], [noted.key], selection))
+    replies = await limiter.look_at(plans, deadline=deadline)
     near = []
     for subject, plan, reply in zip(found, plans, replies, strict=True):
-        if isinstance(reply, StoreError):
-            raise reply
         (state,) = read_charge(plan, [1, *reply[1:]]).states
         capacity = plan.selection.applied[0].limit.capacity
         used = 1 - min(state.remaining, capacity) / capacity

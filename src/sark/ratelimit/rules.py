@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from types import MappingProxyType
 
+from sark.errors import InvalidRequestError
+from sark.keyspace import encode_rule
 from sark.ratelimit.address import address_of
 from sark.ratelimit.limit import KINDS, Identity, Kind, Limit
 from sark.ratelimit.patterns import Patterns
@@ -20,6 +22,10 @@ from sark.ratelimit.patterns import Patterns
 __all__ = ["Applied", "Listed", "Rule", "Rules", "Selection"]
 
 MAX_SELECTIONS = 4096
+MAX_KEPT_CHARACTERS = 512
+"""Of action, path and tier, for what they select to be kept: they come from outside."""
+MAX_LIMITS_AT_ONCE = 50
+"""Limits of one request: the script tells in one number which of them only report."""
 _LETTERS = {"fixed": "f", "sliding": "s", "gcra": "g"}
 
 
@@ -171,6 +177,17 @@ class Listed:
 
     ids: Mapping[Kind, frozenset[str]] = field(default_factory=lambda: MappingProxyType({}))
     networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    # The networks' bits by version and by how many bits of an address are none of them: however
+    # many networks there are, one look-up for each length of prefix.
+    _bits: dict[int, dict[int, set[int]]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        bits: dict[int, dict[int, set[int]]] = {4: {}, 6: {}}
+        for network in self.networks:
+            shift = network.max_prefixlen - network.prefixlen
+            first = int(network.network_address) >> shift
+            bits[network.version].setdefault(shift, set()).add(first)
+        object.__setattr__(self, "_bits", bits)
 
     def __bool__(self) -> bool:
         return any(self.ids.values()) or bool(self.networks)
@@ -179,8 +196,11 @@ class Listed:
         kind, name = identity
         if kind != "ip":
             return name in self.ids.get(kind, ())
+        if not self.networks:
+            return False
         address = address_of(name)
-        return any(address in network for network in self.networks)
+        number = int(address)
+        return any(number >> shift in known for shift, known in self._bits[address.version].items())
 
 
 class Rules:
@@ -244,6 +264,8 @@ class Rules:
         found = self._selections.get(key)
         if found is None:
             found = self._select(kinds, action, path, tier)
+            if self._by_more and len(action) + len(path) + len(tier) > MAX_KEPT_CHARACTERS:
+                return found
             if len(self._selections) >= MAX_SELECTIONS:
                 # Actions and paths come from outside: what they fill has a bound.
                 self._selections.clear()
@@ -256,16 +278,34 @@ class Rules:
 
     def applied(self, kind: Kind) -> tuple[Applied, ...]:
         """List every limit that may ever apply to an identity of a kind."""
-        limits = [each for rule in self.rules for each in rule.applied(kind)]
-        return (*self._default(kind), *limits)
+        reached, decided = self._reached(kind)
+        limits = [each for rule in reached for each in rule.applied(kind)]
+        return (*(() if decided else self._default(kind)), *limits)
+
+    @property
+    def unreachable(self) -> tuple[str, ...]:
+        """Names of the rules that never apply, since earlier ones decide all that they match."""
+        reached = {rule.name for kind in KINDS for rule in self._reached(kind)[0]}
+        return tuple(rule.name for rule in self.rules if rule.name not in reached)
 
     def find(self, kind: str, window: int, rule: str) -> Applied | None:
-        """Find the limit that a key names; None when it is in force no more."""
+        """Find the limit that a key names (``rule`` as it spells it); None when there is none."""
         for known in KINDS:
             for each in self.applied(known) if known == kind else ():
-                if each.rule == rule and each.limit.window_seconds == window:
+                if encode_rule(each.rule) == rule and each.limit.window_seconds == window:
                     return each
         return None
+
+    def _reached(self, kind: Kind) -> tuple[list[Rule], bool]:
+        """List the rules that can apply to a kind, and tell whether one decides all requests."""
+        reached = []
+        for rule in self.rules:
+            if kind not in rule.kinds:
+                continue
+            reached.append(rule)
+            if not (rule.goes_on or rule.actions or rule.paths or rule.tiers):
+                return reached, True
+        return reached, False
 
     def _default(self, kind: Kind) -> tuple[Applied, ...]:
         return () if self.default is None else (Applied(kind, self.default, kind),)
@@ -276,6 +316,15 @@ class Rules:
             for owner, kind in enumerate(kinds)
             for each in self._applied(kind, action, path, tier)
         ]
+        if not {*kinds} <= {*KINDS}:
+            raise InvalidRequestError(
+                "identities", f"got the kinds {', '.join(kinds)}, expected of: {', '.join(KINDS)}"
+            )
+        if len(applied) > MAX_LIMITS_AT_ONCE:
+            raise InvalidRequestError(
+                "identities",
+                f"got identities with {len(applied)} limits, expected {MAX_LIMITS_AT_ONCE} at most",
+            )
         return Selection(applied, [self.cost_of(action)] * len(applied))
 
     def _applied(self, kind: Kind, action: str, path: str, tier: str) -> list[Applied]:

@@ -7,6 +7,7 @@ and told in one line with the place: ``path:line: key: got ..., expected ...``.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterable
 from hashlib import sha256
@@ -27,8 +28,8 @@ from sark.ratelimit.limit import (
     parse_limit,
 )
 from sark.ratelimit.patterns import Patterns
-from sark.ratelimit.rules import Listed, Rule, Rules
-from sark.toml_file import TomlFile, show
+from sark.ratelimit.rules import MAX_LIMITS_AT_ONCE, Listed, Rule, Rules
+from sark.toml_file import TomlFile, show, spell, where
 from sark.toml_lines import KeyPath
 
 __all__ = ["read_rules"]
@@ -47,6 +48,7 @@ EXPECTED_PATTERN = "a text of 1 to 256 characters, in which * stands for any"
 EXPECTED_NETWORK = "an address, or a network such as 10.0.0.0/8"
 LONGEST_PATTERN = 256
 
+_log = logging.getLogger("sark.ratelimit.rules")
 _TABLES = ("rules", "costs", "allow", "deny")
 _RULE = ("kind", "limits", "algorithm", "action", "path", "tier", "shadow", "continue")
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}").fullmatch
@@ -70,7 +72,7 @@ def read_rules(path: Path | None, default: Limit | None) -> Rules:
     named = file.table(("rules",), document.get("rules", {}))
     rules = [_rule(file, ("rules", name), name, value) for name, value in named.items()]
     _refuse_clashes(file, rules)
-    return Rules(
+    made = Rules(
         default,
         rules,
         costs=_costs(file, document.get("costs", {})),
@@ -78,6 +80,11 @@ def read_rules(path: Path | None, default: Limit | None) -> Rules:
         deny=_listed(file, ("deny",), document.get("deny", {})),
         revision=sha256(file.content).hexdigest()[:REVISION_CHARACTERS],
     )
+    for name in made.unreachable:
+        key = ("rules", name)
+        place = f"{where(path, file.line(key))}: {spell(key)}"
+        _log.warning("%s: never applies: earlier rules decide all that it matches", place)
+    return made
 
 
 def _rule(file: TomlFile, key: KeyPath, name: str, value: object) -> Rule:
@@ -219,7 +226,20 @@ def _refuse_clashes(file: TomlFile, rules: list[Rule]) -> None:
                     came = f"a limit that is called {applied.policy}, as one of"
                     came += f" {names[applied.policy]} is"
                     file.refuse(("rules", rule.name), came, "another name")
+    _refuse_too_many(file, rules)
     at_once = [rule for rule in rules if rule.goes_on]
     if len(at_once) >= MAX_RULES_AT_ONCE:
         came = f"{len(at_once)} rules that go on"
         file.refuse(("rules", at_once[-1].name), came, f"fewer than {MAX_RULES_AT_ONCE}")
+
+
+def _refuse_too_many(file: TomlFile, rules: list[Rule]) -> None:
+    """Refuse rules by which a request of one identity of each kind has too many limits."""
+    most = 0
+    for kind in KINDS:
+        counts = [(rule.goes_on, len(rule.applied(kind))) for rule in rules]
+        going_on = sum(count for goes_on, count in counts if goes_on)
+        most += going_on + max([1, *(count for goes_on, count in counts if not goes_on)])
+    if most > MAX_LIMITS_AT_ONCE:
+        came = f"rules by which one request may have {most} limits"
+        file.refuse(("rules", rules[-1].name), came, f"at most {MAX_LIMITS_AT_ONCE}")
