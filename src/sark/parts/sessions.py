@@ -43,6 +43,10 @@ async def open_access_tokens(settings: Settings, hub: Hub) -> AsyncIterator[JwtA
             outside=outside,
             outside_audience=settings.trusted_audience or settings.token_audience,
             outside_types=settings.trusted_types,
+            outside_user_prefix=""
+            if settings.trusted_user_prefix == "none"
+            else settings.trusted_user_prefix,
+            outside_tier_claim=settings.trusted_tier_claim or "",
             cache_entries=settings.token_cache_entries,
         )
 
