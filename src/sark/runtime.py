@@ -35,6 +35,7 @@ from sark.ratelimit import Rules
 from sark.ratelimit.reload import LimitsReloader, ReloadedLimits
 from sark.ratelimit.rules_file import read_rules
 from sark.sessions import Sessions
+from sark.sessions.clock_watch import watch_server_clock
 from sark.sessions.tokens import (
     JwtAccessTokens,
 )
@@ -194,6 +195,8 @@ async def open_runtime(
         refresh_tokens = await stack.enter_async_context(open_refresh_tokens(settings))
         sessions = sessions_of(settings, store, tokens, refresh_tokens, decisions.cache.generations)
         await stack.enter_async_context(background(sessions.sweep_forever(), "sark-sessions"))
+        clocks = watch_server_clock(store, leeway=settings.token_leeway)
+        await stack.enter_async_context(background(clocks, "sark-server-clock"))
         gateway = _gateway(settings, store, decisions, limit_rules, sessions)
         near_limits = gateway.limiter.near
         await stack.enter_async_context(background(near_limits.flush_forever(), "sark-near-limits"))
