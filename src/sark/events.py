@@ -45,6 +45,7 @@ __all__ = [
     "RefreshReused",
     "RoundTrip",
     "ScriptLoaded",
+    "ServerClockRead",
     "SessionCreated",
     "SessionEnded",
     "SessionRefused",
@@ -308,6 +309,20 @@ class SessionRefused(Event, frozen=True):
     """A token or session was not accepted; ``code`` is that of its ``SessionError``."""
 
     code: str
+
+
+class ServerClockRead(Event, frozen=True):
+    """The clock of the ``state`` server, which dates access tokens, was compared with ours.
+
+    Attributes:
+        offset: How far it is ahead, in seconds.
+        leeway: How far it may be when the times in a token are checked.
+        warn: Whether it is further off now, and was not at the last reading.
+    """
+
+    offset: float
+    leeway: float
+    warn: bool
 
 
 class TokenRefreshed(Event, frozen=True):

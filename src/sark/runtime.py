@@ -24,7 +24,7 @@ from sark.parts.decisions import decisions_of
 from sark.parts.kept_ends import check_ends_are_kept, embedded_options
 from sark.parts.limits import default_limit, limiter_of
 from sark.parts.policies import open_evaluator, policy_paths, policy_reloader
-from sark.parts.sessions import open_access_tokens, sessions_of
+from sark.parts.sessions import open_access_tokens, open_refresh_tokens, sessions_of
 from sark.policy.decisions import Decisions, Outcome
 from sark.policy.hot import HotRequests
 from sark.policy.policy_file import read_policy_file
@@ -35,6 +35,7 @@ from sark.ratelimit import Rules
 from sark.ratelimit.reload import LimitsReloader, ReloadedLimits
 from sark.ratelimit.rules_file import read_rules
 from sark.sessions import Sessions
+from sark.sessions.clock_watch import watch_server_clock
 from sark.sessions.tokens import (
     JwtAccessTokens,
 )
@@ -193,8 +194,11 @@ async def open_runtime(
         await stack.enter_async_context(background(hot.flush_forever(), "sark-hot-requests"))
         decisions = decisions_of(settings, store, evaluator, rules, hot)
         tokens = await stack.enter_async_context(open_access_tokens(settings, hub))
-        sessions = sessions_of(settings, store, tokens, decisions.cache.generations)
+        refresh_tokens = await stack.enter_async_context(open_refresh_tokens(settings))
+        sessions = sessions_of(settings, store, tokens, refresh_tokens, decisions.cache.generations)
         await stack.enter_async_context(background(sessions.sweep_forever(), "sark-sessions"))
+        clocks = watch_server_clock(store, leeway=settings.token_leeway)
+        await stack.enter_async_context(background(clocks, "sark-server-clock"))
         gateway = _gateway(settings, store, decisions, limit_rules, sessions)
         near_limits = gateway.limiter.near
         await stack.enter_async_context(background(near_limits.flush_forever(), "sark-near-limits"))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from sark.sessions.refresh_keys import RefreshKeyFile
 from sark.sessions.tokens.key_file import KEY_FILE_NAME
 from tests.support.service import call_sark
 
@@ -89,3 +90,20 @@ def test_nothing_secret_is_shown(tmp_path: Path) -> None:
         dates = [row[name] for name in ("created", "active_since", "retired", "gone_after")]
         for cell in (row["kid"], row["algorithm"], row["state"], *filter(None, dates)):
             assert cell.replace("T", " ").rstrip("Z") in shown or cell in shown
+
+
+def test_the_keys_of_refresh_tokens_rotate_along(tmp_path: Path) -> None:
+    rows(tmp_path, "generate")
+    file = RefreshKeyFile(tmp_path)
+    rows(tmp_path, "rotate", "--now")
+    assert not file.path.exists()  # the first start makes them
+    before = file.read_or_create()
+    assert keys(tmp_path, "rotate").returncode == 2
+    assert file.read() == before
+    rows(tmp_path, "rotate", "--now")
+    after = file.read()
+    assert (after.active, after.retired[0].key) == (before.next, before.active)
+    rows(tmp_path, "rotate", "--compromised")
+    anew = file.read()
+    assert anew.retired == ()
+    assert not {anew.active, anew.next} & {after.active, after.next}

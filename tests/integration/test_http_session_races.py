@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -189,7 +190,10 @@ def _secrets(service: SarkService, *grants: dict[str, Any]) -> dict[str, str]:
         found[f"MAC {number}"] = grant["refresh_token"].rpartition(".")[2]
     directory = service.directory / "keys"
     mac = (directory / "mac.key").read_bytes()
+    refresh_keys = json.loads((directory / "refresh-keys.json").read_bytes())
     found |= {
+        "refresh key, active": refresh_keys["active"].rstrip("="),
+        "refresh key, next": refresh_keys["next"].rstrip("="),
         "mac.key, hex": mac.hex(),
         "mac.key, base64": base64.b64encode(mac).decode().rstrip("="),
         "mac.key, base64url": base64.urlsafe_b64encode(mac).decode().rstrip("="),

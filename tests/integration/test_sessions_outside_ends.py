@@ -161,6 +161,17 @@ async def test_what_somebody_ended_is_not_begun_anew_by_newer_tokens(
         assert await code_of(there.authenticate(newest)) == ("ended" if marked else "ok")
 
 
+async def test_a_provider_whose_clock_is_ahead_does_not_begin_an_ended_session_early(
+    server: ValkeyServer,
+) -> None:
+    async with two_processes(server) as (here, there, clock):
+        await here.authenticate(outside_token(at=clock.now()))
+        clock.advance(290)
+        await here.revoke_user("alice")  # and nobody has marked the session yet
+        ahead = outside_token(jti="t-2", at=clock.now() + 20)
+        assert await code_of(there.authenticate(ahead)) == "ended"
+
+
 async def test_ending_all_sessions_refuses_tokens_that_were_not_seen_yet(
     server: ValkeyServer,
 ) -> None:

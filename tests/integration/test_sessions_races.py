@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
@@ -17,7 +17,9 @@ from tests.support.servers import ValkeyServer
 from tests.support.sessions import (
     AuthenticateWork,
     LogInWork,
+    LogOutWork,
     RefreshWork,
+    UseWork,
     code_of,
     log_in,
     open_sessions,
@@ -160,3 +162,49 @@ async def test_who_copied_a_token_and_who_owns_it_cannot_both_go_on(server: Valk
                     with pytest.raises(SessionError):
                         await sessions.refresh(each.refresh_token)
         assert await sessions.count("alice") == 0
+
+
+async def test_300_logouts_race_another_process_that_uses_the_sessions(
+    server: ValkeyServer, pool: ProcessPoolExecutor
+) -> None:
+    rules = SessionRules(seen_every=0, cap=300)
+    async with open_sessions(server.url, rules) as sessions:
+        grants = tuple([await log_in(sessions) for _ in range(300)])
+        meeting = Meeting(server.url, "logout", 2)
+        used, ended = await asyncio.gather(
+            *together_of(pool, UseWork(meeting, rules, grants), LogOutWork(meeting, grants))
+        )
+        for grant in grants:
+            with pytest.raises(SessionEndedError):
+                await sessions.authenticate(grant.access_token)
+    assert ended == 300
+    assert 0 <= used <= 900
+    with server.client() as client:
+        assert list(client.scan_iter("session:user:*")) == []
+        assert list(client.scan_iter("session:index:*")) == []
+
+
+async def test_300_extensions_by_two_processes_are_not_lost(
+    server: ValkeyServer, pool: ProcessPoolExecutor
+) -> None:
+    rules = SessionRules(idle=1000, seen_every=0, cap=300)
+    async with open_sessions(server.url, rules) as sessions:
+        grants = tuple([await log_in(sessions) for _ in range(300)])
+        meeting = Meeting(server.url, "extend", PROCESSES)
+        used = await together(pool, PROCESSES, UseWork(meeting, rules, grants))
+        listed = await sessions.list("alice")
+    assert used == [900, 900]
+    with server.client() as client:
+        ends = dict(client.zrange("session:index:alice", 0, -1, withscores=True))
+    assert len(listed) == 300
+    for session in listed:
+        assert ends[session.session_id.encode()] == (session.last_seen + 1000) * 1000
+        assert session.last_seen > session.created_at
+
+
+def together_of(
+    pool: ProcessPoolExecutor, *works: Callable[[int], int]
+) -> list[asyncio.Future[int]]:
+    """Run each work in a process of its own."""
+    loop = asyncio.get_running_loop()
+    return [loop.run_in_executor(pool, work, 0) for work in works]

@@ -23,6 +23,7 @@ from tests.support.sessions import (
     tokens_of,
 )
 
+OTHER_KEY = b"another key of the tests, 32 byte"
 RULES = SessionRules(access=900, grace=10)
 
 
@@ -172,3 +173,28 @@ async def test_what_comes_again_is_counted_apart(server: ValkeyServer) -> None:
         for _ in range(3):
             await sessions.refresh(first.refresh_token)
     assert told == [TokenRefreshed(), RefreshRepeated(), RefreshRepeated()]
+
+
+async def test_refresh_tokens_outlive_a_rotation_of_their_keys(server: ValkeyServer) -> None:
+    async with open_sessions(server.url, RULES) as sessions:
+        first, second = await trade(sessions, await log_in(sessions), 1)
+        tokens = sessions._refresh_tokens
+        tokens.use(OTHER_KEY, None, [KEY])
+        # Whoever comes again gets what was given before, made with the key of then.
+        again = await sessions.refresh(first.refresh_token)
+        assert tokens_of(again) == tokens_of(second)
+        third = await sessions.refresh(again.refresh_token)
+        await sessions.authenticate(third.access_token)
+        assert RefreshTokens(OTHER_KEY).read(third.refresh_token).counter == 2
+        # The old key makes nothing any more: neither the current token nor a later one.
+        for counter in (2, 3):
+            assert await code_of(sessions.refresh(forged(first, counter))) == "invalid"
+        await sessions.refresh(third.refresh_token)
+
+
+async def test_without_its_key_a_refresh_token_is_nothing(server: ValkeyServer) -> None:
+    async with open_sessions(server.url, RULES) as sessions:
+        grant = await log_in(sessions)
+        sessions._refresh_tokens.use(OTHER_KEY, None, [])
+        assert await code_of(sessions.refresh(grant.refresh_token)) == "invalid"
+        assert await sessions.count("alice") == 1

@@ -163,6 +163,13 @@ class TestTime:
                 assert week - 5 <= client.ttl("session:index:alice") <= week
                 assert client.object("encoding", session) == b"listpack"
 
+    async def test_a_shorter_session_does_not_shorten_the_index(self, server: ValkeyServer) -> None:
+        for lifetime, least in ((1000, 990), (100, 990), (2000, 1990)):
+            async with open_sessions(server.url, SessionRules(lifetime=lifetime)) as sessions:
+                await log_in(sessions)
+            with server.client() as client:
+                assert least < client.ttl("session:index:alice") <= 2000
+
 
 class TestBinding:
     HOME, ELSEWHERE = "192.0.2.7", "198.51.100.7"

@@ -98,7 +98,6 @@ async def test_an_outside_token_is_read(issuer: Issuer, tmp_path: Path) -> None:
             session_id=outside_session_id(NAME, "outsider", sid="s1"),
             jti="j1",
             client_id="portal",
-            tier="gold",
             outside=True,
         )
         assert issuer.asked == 1
@@ -494,3 +493,38 @@ async def test_usable_keys_are_taken_from_among_others(issuer: Issuer, tmp_path:
     async with verifier(issuer, tmp_path) as trusting:
         assert (await trusting.tokens.verify(issuer.token())).outside
         assert trusting.events == [IssuerKeysFetched(NAME, 1, changed=True)]
+
+
+async def test_users_of_an_issuer_are_no_local_users(issuer: Issuer, tmp_path: Path) -> None:
+    async with verifier(issuer, tmp_path, outside_user_prefix="{issuer}|") as trusting:
+        read = await trusting.tokens.verify(issuer.token())
+        assert read.user_id == f"{NAME}|outsider"
+        most = 256 - len(f"{NAME}|")
+        assert len((await trusting.tokens.verify(issuer.token(sub="x" * most))).user_id) == 256
+        with pytest.raises(TokenError, match="sub: expected text"):
+            await trusting.tokens.verify(issuer.token(sub="x" * (most + 1)))
+
+
+async def test_a_plan_counts_only_in_the_claim_that_is_named(
+    issuer: Issuer, tmp_path: Path
+) -> None:
+    async with verifier(issuer, tmp_path) as trusting:
+        for tier in ("gold", 7, None, ["x"], "t" * 65):
+            assert (await trusting.tokens.verify(issuer.token(tier=tier))).tier == ""
+    async with verifier(issuer, tmp_path, outside_tier_claim="plan") as trusting:
+        token = issuer.token(tier="gold", plan="silver")
+        assert (await trusting.tokens.verify(token)).tier == "silver"
+        assert (await trusting.tokens.verify(issuer.token(tier="gold"))).tier == ""
+        with pytest.raises(TokenError, match="plan: expected text"):
+            await trusting.tokens.verify(issuer.token(plan=7))
+
+
+async def test_tokens_of_another_sark_may_name_no_client(issuer: Issuer, tmp_path: Path) -> None:
+    async with verifier(issuer, tmp_path) as trusting:
+        assert (await trusting.tokens.verify(issuer.token(client_id=""))).client_id == ""
+
+
+async def test_a_token_without_sid_is_a_session_of_its_own(issuer: Issuer, tmp_path: Path) -> None:
+    async with verifier(issuer, tmp_path) as trusting:
+        assert not (await trusting.tokens.verify(issuer.token())).single
+        assert (await trusting.tokens.verify(issuer.token(sid=None))).single

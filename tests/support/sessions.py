@@ -269,6 +269,52 @@ class RefreshWork:
 
 
 @dataclass(frozen=True)
+class UseWork:
+    """Uses sessions in every way, all at once; returns how many uses were accepted."""
+
+    meeting: Meeting
+    rules: SessionRules
+    grants: tuple[Grant, ...]
+
+    def __call__(self, _number: int) -> int:
+        self.meeting.join()
+        return asyncio.run(self._run())
+
+    async def _run(self) -> int:
+        async with open_sessions(self.meeting.url, self.rules) as sessions:
+            codes = await asyncio.gather(
+                *(code_of(use) for each in self.grants for use in self._uses(sessions, each))
+            )
+        return codes.count("ok")
+
+    def _uses(self, sessions: Sessions, grant: Grant) -> list[Awaitable[object]]:
+        return [
+            sessions.authenticate(grant.access_token, deadline=later()),
+            sessions.touch(grant.user_id, grant.session_id, deadline=later()),
+            sessions.refresh(grant.refresh_token, deadline=later()),
+        ]
+
+
+@dataclass(frozen=True)
+class LogOutWork:
+    """Ends sessions, all at once; returns how many were alive."""
+
+    meeting: Meeting
+    grants: tuple[Grant, ...]
+
+    def __call__(self, _number: int) -> int:
+        self.meeting.join()
+        return asyncio.run(self._run())
+
+    async def _run(self) -> int:
+        async with open_sessions(self.meeting.url) as sessions:
+            ended = await asyncio.gather(
+                *(sessions.revoke(each.user_id, each.session_id) for each in self.grants)
+            )
+        return sum(len(each.ended) for each in ended)
+
+
+@dataclass(frozen=True)
 class AuthenticateWork:
     """Checks tokens once; returns the codes."""
 

@@ -72,6 +72,7 @@ def access_tokens(
 ) -> JwtAccessTokens:
     """Make what signs and verifies."""
     given: dict[str, Any] = {"issuer": "sark", "audience": "sark", "leeway": LEEWAY}
+    given["outside_user_prefix"] = ""
     return JwtAccessTokens(keys, outside=outside, clock=clock or Clock(), **{**given, **options})
 
 

@@ -25,6 +25,7 @@ from sark.events import (
     PoliciesRestored,
     RefreshReused,
     ScriptLoaded,
+    ServerClockRead,
     SigningKeysChanged,
     SigningKeysRefused,
 )
@@ -246,6 +247,15 @@ def test_quiet_lets_rare_reports_through(clock: Clock) -> None:
             SigningKeysChanged("kid", 3),
             "info",
             {"event": "signing keys changed", "active": "kid", "keys": 3},
+        ),
+        (
+            ServerClockRead(-31.5, 30, warn=True),
+            "warning",
+            {
+                "event": "clocks differ by more than the leeway",
+                "offset_seconds": -31.5,
+                "leeway": 30,
+            },
         ),
         (
             SigningKeysRefused("why"),

@@ -41,6 +41,7 @@ from sark.events import (
     RefreshReused,
     RoundTrip,
     ScriptLoaded,
+    ServerClockRead,
     SessionCreated,
     SessionEnded,
     SessionRefused,
@@ -174,6 +175,7 @@ EXPECTED: list[tuple[Event, dict[str, float]]] = [
         },
     ),
     (SigningKeysChanged("kid", 3), {"sark_signing_key_changes_total result=changed": 1}),
+    (ServerClockRead(-31.5, 30, warn=True), {"sark_state_clock_offset_seconds": -31.5}),
     (SigningKeysRefused("x"), {"sark_signing_key_changes_total result=refused": 1}),
     (
         IssuerKeysFetched("idp", 2, changed=True),

@@ -140,6 +140,8 @@ def test_defaults() -> None:
         "trusted_issuers": None,
         "trusted_audience": None,
         "trusted_types": ("at+jwt",),
+        "trusted_user_prefix": "{issuer}|",
+        "trusted_tier_claim": None,
         "trusted_refresh": 300,
         "trusted_stale": 3600,
         "near_cache_entries": 10_000,

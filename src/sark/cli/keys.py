@@ -13,6 +13,7 @@ from rich.table import Table
 
 from sark.errors import ConfigurationError
 from sark.parts.keys import key_directory, key_retention
+from sark.sessions.refresh_keys import RefreshKeyFile, RefreshKeySet
 from sark.sessions.tokens import KeyFile, KeySet
 from sark.settings import Settings, load
 
@@ -50,12 +51,15 @@ def rotate(
     ] = False,
     compromised: Annotated[
         bool,
-        typer.Option("--compromised", help="Drop every key: all access tokens are refused."),
+        typer.Option(
+            "--compromised", help="Drop every key: all access and refresh tokens are refused."
+        ),
     ] = False,
     json_output: JsonOption = False,
 ) -> None:
     """Let the next key sign, retire the one that signs, and publish a new next one.
 
+    The keys of refresh tokens rotate with them; retired, they count for a session's longest life.
     Running services notice by themselves. The retired key still verifies until its last token has
     expired. Refused within ten minutes of the last rotation, unless told otherwise.
     """
@@ -69,7 +73,12 @@ def rotate(
             return KeySet.first(algorithm, moment)
         return known.rotated(algorithm, moment, key_retention(settings), hurry=now)
 
-    _print(file.change(decide), settings, as_json=json_output)
+    changed = file.change(decide)
+    # Second, so that a refused rotation changes nothing.
+    RefreshKeyFile(key_directory(settings)).change(
+        lambda known: RefreshKeySet.new() if compromised else known.rotated(moment)
+    )
+    _print(changed, settings, as_json=json_output)
 
 
 @keys.command(name="list")

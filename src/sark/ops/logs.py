@@ -37,6 +37,7 @@ from sark.events import (
     PolicyReloadFailed,
     RefreshReused,
     ScriptLoaded,
+    ServerClockRead,
     SigningKeysChanged,
     SigningKeysRefused,
     Warmed,
@@ -228,6 +229,15 @@ def _report_sessions(hub: Hub, log: Any) -> None:
             **({"not_safe_from_a_crash": event.failure} if event.failure else {}),
         )
 
+    def clock(event: ServerClockRead) -> None:
+        if event.warn:
+            log.warning(
+                "clocks differ by more than the leeway",
+                offset_seconds=round(event.offset, 3),
+                leeway=event.leeway,
+            )
+
+    hub.on(ServerClockRead, clock)
     hub.on(RefreshReused, reused)
 
 

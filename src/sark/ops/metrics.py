@@ -32,6 +32,7 @@ from sark.events import (
     PolicyReloadFailed,
     RefreshRepeated,
     RefreshReused,
+    ServerClockRead,
     SessionCreated,
     SessionEnded,
     SessionRefused,
@@ -105,6 +106,8 @@ class Metrics(LimiterMetrics):
         hub.on(RefreshRepeated, lambda _: repeated.inc())
         hub.on(SessionRefused, lambda event: refused.labels(event.code).inc())
         hub.on(RefreshReused, lambda _: reused.inc())
+        offset = self._gauge("state_clock_offset_seconds", "The state server's clock ahead of ours")
+        hub.on(ServerClockRead, lambda event: offset.set(event.offset))
 
     def _count_policies(self, hub: Hub) -> None:
         ended = self._histogram("evaluation_seconds", "Evaluations", "policy", "result")

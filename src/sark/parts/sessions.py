@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from functools import partial
 
 from sark.events import Hub
-from sark.keyring import mac_key
 from sark.parts.background import background
 from sark.parts.keys import key_directory, key_retention
 from sark.policy.generations import Generations
 from sark.sessions import AccessTokens, RefreshTokens, SessionRules, Sessions
+from sark.sessions.refresh_keys import RefreshKeyFile, watch_refresh_keys
 from sark.sessions.tokens import IssuerKeys, JwksClient, JwtAccessTokens, KeyFile, SigningKeys
 from sark.settings import Settings
 from sark.store import Store
 
-__all__ = ["open_access_tokens", "sessions_of"]
+__all__ = ["open_access_tokens", "open_refresh_tokens", "sessions_of"]
 
 
 @contextlib.asynccontextmanager
@@ -42,6 +43,10 @@ async def open_access_tokens(settings: Settings, hub: Hub) -> AsyncIterator[JwtA
             outside=outside,
             outside_audience=settings.trusted_audience or settings.token_audience,
             outside_types=settings.trusted_types,
+            outside_user_prefix=""
+            if settings.trusted_user_prefix == "none"
+            else settings.trusted_user_prefix,
+            outside_tier_claim=settings.trusted_tier_claim or "",
             cache_entries=settings.token_cache_entries,
         )
 
@@ -67,18 +72,35 @@ async def _open_issuers(settings: Settings, hub: Hub) -> AsyncIterator[list[Issu
         yield found
 
 
-def sessions_of(
-    settings: Settings, store: Store, tokens: AccessTokens, generations: Generations
-) -> Sessions:
-    """Make what begins, checks and ends sessions.
+@contextlib.asynccontextmanager
+async def open_refresh_tokens(settings: Settings) -> AsyncIterator[RefreshTokens]:
+    """Open what makes and reads refresh tokens, and keep its keys up to date.
 
     Raises:
-        ConfigurationError: The key of refresh tokens cannot be used.
+        ConfigurationError: The keys cannot be used.
     """
+    file, retention = RefreshKeyFile(key_directory(settings)), settings.session_ttl
+    keys = file.read_or_create()
+    tokens = RefreshTokens(keys.active, keys.next, keys.counting(time.time(), retention))
+    watching = watch_refresh_keys(
+        tokens, file, retention=retention, interval=settings.key_watch_interval
+    )
+    async with background(watching, "sark-refresh-keys"):
+        yield tokens
+
+
+def sessions_of(
+    settings: Settings,
+    store: Store,
+    tokens: AccessTokens,
+    refresh_tokens: RefreshTokens,
+    generations: Generations,
+) -> Sessions:
+    """Make what begins, checks and ends sessions."""
     return Sessions(
         store,
         tokens,
-        refresh_tokens=RefreshTokens(mac_key(key_directory(settings))),
+        refresh_tokens=refresh_tokens,
         rules=SessionRules(
             lifetime=settings.session_ttl,
             idle=settings.session_idle,

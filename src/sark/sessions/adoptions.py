@@ -60,7 +60,7 @@ class Adoptions:
                 *self._logins.bounds(session_id),
                 *self._times(claims),
                 *("outside", 1, "access_token_jti", claims.token_id),
-                *self._logins.fields(Origin(claims.client_id, ip, user_agent)),
+                *self._logins.fields(Origin(claims.client_id, ip, user_agent), claims.tier),
             ],
             deadline=deadline,
             idempotent=True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sark.sessions.claims import AccessClaims, AccessTokens
-from sark.sessions.refresh_token import RefreshClaims, RefreshTokens
+from sark.sessions.refresh_token import RefreshClaims, RefreshKey
 from sark.sessions.session import Grant
 
 __all__ = ["Grants"]
@@ -14,7 +14,6 @@ class Grants:
 
     Args:
         tokens: Signs access tokens.
-        refresh_tokens: Makes refresh tokens.
         issuer: Named in the access tokens.
         access_life: Seconds that an access token lives.
     """
@@ -22,19 +21,18 @@ class Grants:
     def __init__(
         self,
         tokens: AccessTokens,
-        refresh_tokens: RefreshTokens,
         *,
         issuer: str,
         access_life: float,
     ) -> None:
         self._tokens = tokens
-        self._refresh_tokens = refresh_tokens
         self._issuer = issuer
         self._access_life = int(access_life)
 
     def grant(
         self,
         claims: RefreshClaims,
+        key: RefreshKey,
         *,
         client_id: str,
         tier: str,
@@ -46,6 +44,7 @@ class Grants:
 
         Args:
             claims: What the refresh token says.
+            key: The key that it is made with.
             client_id: As the session has it.
             tier: As the session has it.
             issued_ms: When the refresh token became the current one, in milliseconds.
@@ -57,7 +56,7 @@ class Grants:
             self._issuer,
             claims.user_id,
             claims.session_id,
-            self._refresh_tokens.access_token_id(claims),
+            key.access_token_id(claims),
             client_id,
             issued_at,
             expires_at=min(issued_at + self._access_life, ends_ms // 1000),
@@ -67,7 +66,7 @@ class Grants:
             claims.user_id,
             claims.session_id,
             self._tokens.issue(access),
-            self._refresh_tokens.issue(claims),
+            key.issue(claims),
             max(0, access.expires_at - now_ms // 1000),
             ends_ms / 1000,
         )

@@ -15,8 +15,8 @@
 -- ARGV[9], ARGV[10]  as the last two of session_check
 -- ARGV[11]  by how much the counter may be ahead of the one that is stored
 --
--- Returns {'ok', counter, rotated_at, expires_at, now, client_id, tier} for the token that is current
--- now, with 'again' in place of 'ok' when this call did not trade; or why not: {'ended'},
+-- Returns {'ok', counter, hash, rotated_at, expires_at, now, client_id, tier} of the token that is
+-- current now, with 'again' in place of 'ok' when this call did not trade; or why not: {'ended'},
 -- {'unknown'}, {'network'}, {'user_agent'}, and {'reuse'}, which ends the session.
 --
 -- The counter tells a token's age. The current one is traded. One that was itself traded within the
@@ -53,7 +53,7 @@ for at in string.gmatch(held[3] .. ' ' .. (held[9] or ''), '%d+') do
 end
 if presented < current then
   if traded[current - presented] then
-    return {'again', held[1], held[3], held[4], now, held[5] or '', held[6] or ''}
+    return {'again', held[1], held[2], held[3], held[4], now, held[5] or '', held[6] or ''}
   end
   session_end(index, hash, id)
   return {'reuse'}
@@ -76,4 +76,4 @@ local token_ms = math.min(tonumber(ARGV[8]), expires_at - now_ms)
 server.call('SET', KEYS[3], id, 'PX', string.format('%.0f', token_ms))
 if KEYS[4] then server.call('PEXPIRE', KEYS[4], ARGV[6], 'LT') end
 if KEYS[5] then server.call('UNLINK', KEYS[5]) end
-return {'ok', counter, now, held[4], now, held[5] or '', held[6] or ''}
+return {'ok', counter, ARGV[4], now, held[4], now, held[5] or '', held[6] or ''}

@@ -13,13 +13,14 @@ from __future__ import annotations
 import hmac
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as Base64Error
+from collections.abc import Sequence
 from hashlib import sha256
 
 import msgspec
 
 from sark.errors import TokenError
 
-__all__ = ["MAX_TOKEN_BYTES", "RefreshClaims", "RefreshTokens", "token_hash"]
+__all__ = ["MAX_TOKEN_BYTES", "RefreshClaims", "RefreshKey", "RefreshTokens", "token_hash"]
 
 MAX_TOKEN_BYTES = 1024
 _VERSION = "r1"
@@ -46,35 +47,100 @@ class RefreshClaims(msgspec.Struct, frozen=True):
         return RefreshClaims(self.user_id, self.session_id, self.counter + 1)
 
 
-class RefreshTokens:
-    """Makes and reads refresh tokens; no I/O.
+class RefreshKey:
+    """Makes tokens with one key; no I/O.
 
     Args:
-        key: Shared by all processes of a deployment.
+        secret: Shared by all processes of a deployment.
     """
 
-    def __init__(self, key: bytes) -> None:
-        self._key = hmac.new(key, b"sark refresh token v1", sha256).digest()
-        self._jti_key = hmac.new(key, b"sark access token id v1", sha256).digest()
+    def __init__(self, secret: bytes) -> None:
+        self._key = hmac.new(secret, b"sark refresh token v1", sha256).digest()
+        self._jti_key = hmac.new(secret, b"sark access token id v1", sha256).digest()
 
     def issue(self, claims: RefreshClaims) -> str:
         """Spell the token; equal claims give equal tokens."""
         text = _spell(claims)
-        return f"{text}.{_encode(self._mac(text))}"
+        return f"{text}.{self._mac(text)}"
+
+    def access_token_id(self, claims: RefreshClaims) -> str:
+        """Derive the ``jti`` of the access token that is issued together with a refresh token.
+
+        Unpredictable without the key, and the same again for a client that lost the answer.
+        """
+        digest = hmac.new(self._jti_key, _spell(claims).encode(), sha256).digest()
+        return _encode(digest[:_JTI_BYTES])
+
+    def made(self, token: str) -> bool:
+        """Whether the token was made with this key; it must be ASCII. In constant time."""
+        text, _, mac = token.rpartition(".")
+        return hmac.compare_digest(mac, self._mac(text))
+
+    def _mac(self, text: str) -> str:
+        return _encode(hmac.new(self._key, text.encode(), sha256).digest())
+
+
+class RefreshTokens:
+    """Makes refresh tokens with the active key, and reads those of all keys that count; no I/O.
+
+    Args:
+        active: The secret that new tokens are made with.
+        following: The secret that will be active next, if it is known.
+        retired: Those that were before.
+
+    Attributes:
+        active: The key of new tokens.
+    """
+
+    def __init__(
+        self, active: bytes, following: bytes | None = None, retired: Sequence[bytes] = ()
+    ) -> None:
+        self._secrets: tuple[bytes, bytes | None, tuple[bytes, ...]] | None = None
+        self.use(active, following, retired)
+
+    def use(self, active: bytes, following: bytes | None, retired: Sequence[bytes]) -> None:
+        """Change the keys."""
+        secrets = (active, following, tuple(retired))
+        if secrets == self._secrets:
+            return
+        self._secrets = secrets
+        self.active = RefreshKey(active)
+        self._unretired = [self.active, *([RefreshKey(following)] if following else [])]
+        self._keys = [*self._unretired, *map(RefreshKey, retired)]
+
+    def issue(self, claims: RefreshClaims) -> str:
+        """Spell a token with the active key."""
+        return self.active.issue(claims)
+
+    def access_token_id(self, claims: RefreshClaims) -> str:
+        """Derive the ``jti`` of its access token with the active key."""
+        return self.active.access_token_id(claims)
+
+    def key_of(self, claims: RefreshClaims, stored_hash: str) -> RefreshKey | None:
+        """Find the key of a token that was issued already; None when it doesn't count any more.
+
+        Args:
+            claims: What the token names.
+            stored_hash: Its ``token_hash``, from the server.
+        """
+        return next((k for k in self._keys if token_hash(k.issue(claims)) == stored_hash), None)
+
+    def is_of_retired_key(self, token: str) -> bool:
+        """Whether a token that was read was made with a key that makes none any more."""
+        return not any(key.made(token) for key in self._unretired)
 
     def read(self, token: str) -> RefreshClaims:
         """Read a token.
 
         Raises:
-            TokenError: It wasn't made with our key. No part of it is repeated.
+            TokenError: It wasn't made with a key of ours. No part of it is repeated.
         """
         if len(token) > MAX_TOKEN_BYTES or not token.isascii():
             raise _refused()
-        text, _, mac = token.rpartition(".")
-        # The MAC is compared before anything is parsed, and in constant time.
-        if not hmac.compare_digest(mac, _encode(self._mac(text))):
+        # The MAC is compared before anything is parsed.
+        if not any(key.made(token) for key in self._keys):
             raise _refused()
-        parts = text.split(".")
+        parts = token.split(".")[:-1]
         if len(parts) != _PARTS - 1 or parts[0] != _VERSION:
             raise _refused()
         _, user, session_id, counter = parts
@@ -85,17 +151,6 @@ class RefreshTokens:
         except (Base64Error, UnicodeDecodeError):
             raise _refused() from None
         return RefreshClaims(user_id, session_id, int(counter))
-
-    def access_token_id(self, claims: RefreshClaims) -> str:
-        """Derive the ``jti`` of the access token that is issued together with a refresh token.
-
-        Unpredictable without the key, and the same again for a client that lost the answer.
-        """
-        digest = hmac.new(self._jti_key, _spell(claims).encode(), sha256).digest()
-        return _encode(digest[:_JTI_BYTES])
-
-    def _mac(self, text: str) -> bytes:
-        return hmac.new(self._key, text.encode(), sha256).digest()
 
 
 def token_hash(token: str) -> str:

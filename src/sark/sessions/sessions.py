@@ -41,8 +41,8 @@ SWEEP_INTERVAL_SECONDS = 1.0
 MOST_FORGOTTEN_TRADES = 2
 """Trades of one session within the second of writes that a killed server may forget; one is usual.
 
-It bounds what a counter from the future may claim, so that somebody who got at the MAC key still
-has to know how far a session is.
+It bounds what a counter from the future may claim, so that somebody who got at a key still has to
+know how far a session is. A retired key has made no token since, so its counters claim none.
 """
 
 
@@ -76,7 +76,7 @@ class Sessions:
         self._store = store
         self._refresh_tokens = refresh_tokens
         self._rules = rules
-        self._grants = Grants(tokens, refresh_tokens, issuer=issuer, access_life=rules.access)
+        self._grants = Grants(tokens, issuer=issuer, access_life=rules.access)
         self.checks = SessionChecks(store, tokens, rules)
         self._revocations = Revocations(store, rules, invalidate_user, replicas)
         self._directory = Directory(store)
@@ -113,8 +113,8 @@ class Sessions:
         """
         check_text("user_id", user_id, most=MAX_USER_ID_BYTES)
         first = RefreshClaims(user_id, str(uuid7()), 0)
-        refresh_token = self._refresh_tokens.issue(first)
-        jti = self._refresh_tokens.access_token_id(first)
+        key = self._refresh_tokens.active
+        refresh_token, jti = key.issue(first), key.access_token_id(first)
         created_at, expires_at = await self._logins.begin(
             Subject(user_id, first.session_id, jti),
             [
@@ -126,6 +126,7 @@ class Sessions:
         )
         return self._grants.grant(
             first,
+            key,
             client_id=client_id,
             tier=tier,
             issued_ms=created_at,
@@ -227,10 +228,15 @@ class Sessions:
                 refusal.session_id = claims.session_id
                 await self._revocations.confirm_reuse(claims.user_id, claims.session_id)
             raise refused(self._store.hub, refusal, claims.user_id)
-        counter, rotated_at, expires_at, now, client_id, tier = told
+        counter, stored_hash, rotated_at, expires_at, now, client_id, tier = told
+        current = RefreshClaims(claims.user_id, claims.session_id, int(counter))
+        key = self._refresh_tokens.key_of(current, stored_hash)
+        if key is None:
+            raise refused(self._store.hub, error_of("unknown"), claims.user_id)
         self._store.hub.emit(TokenRefreshed() if verdict == "ok" else RefreshRepeated())
         return self._grants.grant(
-            RefreshClaims(claims.user_id, claims.session_id, int(counter)),
+            current,
+            key,
             client_id=client_id,
             tier=tier,
             issued_ms=int(rotated_at),
@@ -254,15 +260,15 @@ class Sessions:
         self, refresh_token: str, claims: RefreshClaims, ip: str | None, user_agent: str | None
     ) -> list[Argument]:
         following = claims.successor()
-        successor = self._refresh_tokens.issue(following)
-        rules = self._rules
+        key, rules = self._refresh_tokens.active, self._rules
+        old_key = self._refresh_tokens.is_of_retired_key(refresh_token)
         return [
             *(claims.session_id, claims.counter),
-            *(token_hash(refresh_token), token_hash(successor)),
-            self._refresh_tokens.access_token_id(following),
+            *(token_hash(refresh_token), token_hash(key.issue(following))),
+            key.access_token_id(following),
             *map(milliseconds, (rules.grace, rules.idle, rules.access)),
             *self.checks.binding(claims.user_id, ip, user_agent),
-            MOST_FORGOTTEN_TRADES,
+            0 if old_key else MOST_FORGOTTEN_TRADES,
         ]
 
     async def touch(self, user_id: str, session_id: str, *, deadline: float | None = None) -> None:

@@ -51,6 +51,11 @@ class ServerClock:
         theirs = int(seconds) + int(microseconds) / 1_000_000
         self._samples.append((after - before, theirs - (before + after) / 2))
 
+    @property
+    def offset(self) -> float:
+        """How far the server's clock is ahead of ours, in seconds; 0 while it is unknown."""
+        return min(self._samples)[1] if self._samples else 0.0
+
     def now(self) -> float:
         """Tell the server's time, in seconds since the epoch; ours while it is unknown."""
-        return time.time() + (min(self._samples)[1] if self._samples else 0.0)
+        return time.time() + self.offset

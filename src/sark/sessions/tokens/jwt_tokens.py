@@ -66,6 +66,8 @@ class JwtAccessTokens:
         outside: Keys of the trusted issuers.
         outside_audience: Whom their tokens must be for.
         outside_types: Values of ``typ`` that are accepted in their headers.
+        outside_user_prefix: Put before their users' ids, with ``{issuer}`` for the issuer.
+        outside_tier_claim: The claim in which they name a user's plan; empty to take none.
         cache_entries: Most verified tokens that are remembered; 0 remembers none.
         clock: Unix time.
 
@@ -84,6 +86,8 @@ class JwtAccessTokens:
         outside: Sequence[IssuerKeys] = (),
         outside_audience: str = "",
         outside_types: Sequence[str] = (TOKEN_TYPE,),
+        outside_user_prefix: str = "{issuer}|",
+        outside_tier_claim: str = "",
         cache_entries: int = 10_000,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -98,7 +102,14 @@ class JwtAccessTokens:
         types = frozenset(map(_media_type, outside_types))
         self._issuers: dict[str, _Issuer] = {}
         for source in outside:
-            theirs = Expectation(source.issuer, outside_audience or audience, leeway, outside=True)
+            theirs = Expectation(
+                source.issuer,
+                outside_audience or audience,
+                leeway,
+                outside=True,
+                user_prefix=outside_user_prefix.replace("{issuer}", source.issuer),
+                tier_claim=outside_tier_claim,
+            )
             self._issuers[source.issuer] = _Issuer(source, theirs, types)
         # Last, so that nobody outside can take our name.
         ours = Expectation(issuer, audience, leeway)

@@ -38,12 +38,16 @@ class Expectation:
         audience: Whom they are for.
         leeway: Seconds by which clocks may differ.
         outside: Whether the issuer is another identity provider.
+        user_prefix: Put before its users' ids, so that they are no others' users.
+        tier_claim: Names the user's plan in its tokens; empty when they name none.
     """
 
     issuer: str
     audience: str
     leeway: int
     outside: bool = False
+    user_prefix: str = ""
+    tier_claim: str = "tier"
 
 
 def write_claims(claims: AccessClaims, audience: str) -> bytes:
@@ -87,7 +91,8 @@ def read_claims(payload: Mapping[str, Any], expected: Expectation, now: float) -
         raise TokenError("expired", "the token has expired")
     if max(issued_at, not_before) > now + expected.leeway:
         raise TokenError("not_yet_valid", "the token is not valid yet")
-    user_id, jti = _text(payload, "sub"), _text(payload, "jti")
+    user_id, jti = _user_id(payload, expected), _text(payload, "jti")
+    plan = expected.tier_claim
     return AccessClaims(
         issuer=expected.issuer,
         user_id=user_id,
@@ -96,7 +101,7 @@ def read_claims(payload: Mapping[str, Any], expected: Expectation, now: float) -
         client_id=_client_id(payload, expected),
         issued_at=issued_at,
         expires_at=expires_at,
-        tier=_text(payload, "tier", longest=MAX_TIER_BYTES) if "tier" in payload else "",
+        tier=_text(payload, plan, longest=MAX_TIER_BYTES) if plan and plan in payload else "",
         outside=expected.outside,
         single=expected.outside and "sid" not in payload,
     )
@@ -116,6 +121,11 @@ def outside_session_id(issuer: str, user_id: str, *, sid: str = "", jti: str = "
     return encode_base64url(sha256(_encode([issuer, user_id, kind, name])).digest())
 
 
+def _user_id(payload: Mapping[str, Any], expected: Expectation) -> str:
+    taken = len(expected.user_prefix.encode())
+    return expected.user_prefix + _text(payload, "sub", longest=MAX_CLAIM_BYTES - taken)
+
+
 def _session_id(payload: Mapping[str, Any], expected: Expectation, user_id: str, jti: str) -> str:
     if not expected.outside:
         return _text(payload, "sid")
@@ -125,8 +135,9 @@ def _session_id(payload: Mapping[str, Any], expected: Expectation, user_id: str,
 
 def _client_id(payload: Mapping[str, Any], expected: Expectation) -> str:
     if not expected.outside or "client_id" in payload:
-        # Ours may be empty: whoever asks for a session need not name a client.
-        return _text(payload, "client_id", shortest=0 if not expected.outside else 1)
+        # Empty where a session was asked for without naming a client: in our tokens, and so in
+        # those of another deployment of SARK.
+        return _text(payload, "client_id", shortest=0)
     # Providers from before RFC 9068 name it as OpenID Connect does.
     return _text(payload, "azp") if "azp" in payload else ""
 

@@ -13,6 +13,7 @@ from sark.settings._kinds import TrustedIssuer
 __all__ = ["SessionSettings"]
 
 _TOKEN_NAME = kinds.text("1 to 256 printable ASCII characters without spaces", r"[!-~]{1,256}")
+_PART_OF_TOKEN = kinds.text("1 to 128 printable ASCII characters without spaces", r"[!-~]{1,128}")
 
 
 class SessionSettings(BaseModel):
@@ -121,6 +122,22 @@ class SessionSettings(BaseModel):
             "Values of `typ` that their tokens may have. Providers from before RFC 9068 write "
             "`JWT`, in identity tokens too, which only the audience then keeps out."
         ),
+    )
+    trusted_user_prefix: Annotated[str, _PART_OF_TOKEN] = Field(
+        default="{issuer}|",
+        validation_alias="SARK_TRUSTED_USER_PREFIX",
+        description=(
+            "Put before their users' ids, with `{issuer}` for the issuer. `none`: all issuers and "
+            "local logins share one space of users, so each may speak for all of them."
+        ),
+    )
+    trusted_tier_claim: Annotated[
+        str | None,
+        _PART_OF_TOKEN,
+    ] = Field(
+        default=None,
+        validation_alias="SARK_TRUSTED_TIER_CLAIM",
+        description="The claim of their tokens that names the user's plan. Unset: they name none.",
     )
     trusted_refresh: Annotated[int, kinds.whole(10, 86_400, "seconds")] = Field(
         default=300,
