@@ -19,7 +19,8 @@
 -- requests may not both take the last place.
 local function ratelimit_charge(first, count, start)
   if count == 0 then return {1} end
-  local keys, args, now, call, format = KEYS, ARGV, now_us(), server.call, string.format
+  local keys, args, now, call = KEYS, ARGV, now_us(), server.call
+  local letters, byte, format = args[start], string.byte, string.format
   local stored = call('MGET', unpack(keys, first, first + count - 1))
   local reply, full, changed, after, behind = ratelimit_judge(first, count, start, now, stored)
   local admitted = reply[1] ~= 0
@@ -33,7 +34,7 @@ local function ratelimit_charge(first, count, start)
   end
   if empty then ratelimit_free(empty) end
   for i = 1, count do
-    local key, letter, cost = keys[first + i - 1], string.byte(args[start], i), args[at]
+    local key, letter, cost = keys[first + i - 1], byte(letters, i), args[at]
     local charged = admitted and not (full and full[i]) and cost ~= '0'
     local odd = changed and changed[i]
     local written = charged or (odd and cost ~= '0')

@@ -9,11 +9,11 @@
 -- count and the end that stand behind a bucket (nil for none). Tables are made when they are needed:
 -- they take a good part of the time.
 local function ratelimit_judge(first, count, start, now, stored)
-  local keys, args, at, place = KEYS, ARGV, start + 1, 3
+  local keys, args, at, place, byte = KEYS, ARGV, start + 1, 3, string.byte
   local letters, moment = args[start], (now - now % 1000) / 1000
   local reply, full, changed, after, behind = {1, now}
   for i = 1, count do
-    local key, value, letter = keys[first + i - 1], stored[i], string.byte(letters, i)
+    local key, value, letter = keys[first + i - 1], stored[i], byte(letters, i)
     local cost, requests, window = args[at] + 0, args[at + 1] + 0, args[at + 2] + 0
     local over, odd
     if letter == 102 or letter == 70 then
