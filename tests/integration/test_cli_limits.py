@@ -31,6 +31,10 @@ kind = "apikey"
 limits = ["2/minute"]
 shadow = true
 
+[rules.late]
+kind = "user"
+limits = ["1/minute"]
+
 [costs]
 "heavy:*" = 10
 
@@ -114,12 +118,19 @@ def test_show_tells_of_the_lists(service: SarkService) -> None:
 
 def test_list_prints_the_rules(service: SarkService) -> None:
     text = call(service, "limits", "list").stdout
-    for part in ("heavy", "100/hour sliding", "20/minute fixed", "1000/day fixed", "shadow"):
+    for part in (
+        "heavy",
+        "100/hour sliding",
+        "20/minute fixed",
+        "1000/day fixed",
+        "shadow",
+        "never applies",
+    ):
         assert part in text
     assert "heavy:* costs 10" in text
     assert "(default)" in text
     report = ask(service, "limits", "list", "--json")
-    assert [rule["name"] for rule in report["rules"]] == ["heavy", "users", "keys"]
+    assert [rule["name"] for rule in report["rules"]] == ["heavy", "users", "keys", "late"]
     assert (report["default"], report["denied"]) == ("1000/minute", 1)
 
 

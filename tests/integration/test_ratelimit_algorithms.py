@@ -427,7 +427,10 @@ async def test_a_cost_that_never_fits_is_an_error(server: ValkeyServer) -> None:
         for limit, most in ((Limit(5), 5), (Limit(5, 60, "gcra", 20), 20)):
             limiter = limiter_of(store, limit)
             assert (await limiter.consume([USER], most)).admitted
-            with pytest.raises(InvalidRequestError, match=f"expected at most {most}"):
+            with pytest.raises(
+                InvalidRequestError,
+                match=rf"expected at most {most}, which is the rate limit user \({limit}\)",
+            ):
                 await limiter.consume([USER], most + 1)
             with pytest.raises(InvalidRequestError):
                 await limiter.consume([USER], -1)

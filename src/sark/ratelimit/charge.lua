@@ -19,26 +19,31 @@
 -- requests may not both take the last place.
 local function ratelimit_charge(first, count, start)
   if count == 0 then return {1} end
-  local keys, args, now, call, format = KEYS, ARGV, now_us(), server.call, string.format
+  local keys, args, now, call = KEYS, ARGV, now_us(), server.call
+  local letters, byte, format = args[start], string.byte, string.format
   local stored = call('MGET', unpack(keys, first, first + count - 1))
-  local reply, full, changed, buckets = ratelimit_judge(first, count, start, now, stored)
+  local reply, full, changed, after, behind = ratelimit_judge(first, count, start, now, stored)
   local admitted = reply[1] ~= 0
-  if not admitted and not next(changed) then return reply end
-  local at, place, moment, empty = start + 1, 3, (now - now % 1000) / 1000, {}
+  if not admitted and not changed then return reply end
+  local at, place, moment, empty = start + 1, 3, (now - now % 1000) / 1000
   for i = 1, count do
-    if not stored[i] then empty[#empty + 1] = keys[first + i - 1] end
+    if not stored[i] then
+      empty = empty or {}
+      empty[#empty + 1] = keys[first + i - 1]
+    end
   end
-  ratelimit_free(empty)
+  if empty then ratelimit_free(empty) end
   for i = 1, count do
-    local key, letter, cost = keys[first + i - 1], string.byte(args[start], i), args[at]
-    local charged = admitted and not full[i] and cost ~= '0'
-    local written = charged or (changed[i] and cost ~= '0')
+    local key, letter, cost = keys[first + i - 1], byte(letters, i), args[at]
+    local charged = admitted and not (full and full[i]) and cost ~= '0'
+    local odd = changed and changed[i]
+    local written = charged or (odd and cost ~= '0')
     if letter == 102 or letter == 70 then
-      if charged and reply[place] > 0 and not changed[i] then
+      if charged and reply[place] > 0 and not odd then
         reply[place] = call('INCRBY', key, cost)
       elseif written then
         if charged then reply[place] = reply[place] + cost end
-        call('SET', key, format('%.0f', reply[place]), 'PXAT', moment + reply[place + 1])
+        call('SET', key, format('%d', reply[place]), 'PXAT', moment + reply[place + 1])
       end
       at, place = at + 3, place + 2
     elseif letter == 115 or letter == 83 then
@@ -46,21 +51,19 @@ local function ratelimit_charge(first, count, start)
         local from, current = now - reply[place + 2], reply[place]
         if charged then current = current + cost end
         local ends = (from + 999 - (from + 999) % 1000) / 1000 + args[at + 2] * 2000
-        local value = format('s%.0f:%.0f:%.0f', from, current, reply[place + 1])
+        local value = format('s%d:%d:%d', from, current, reply[place + 1])
         call('SET', key, value, 'PXAT', ends)
         reply[place] = current
       end
       at, place = at + 3, place + 3
     else
       if written then
-        local bucket = buckets[i]
-        if charged then reply[place], reply[place + 1] = bucket[1], bucket[2] end
-        local tat, behind, ends = now + reply[place], bucket[3], bucket[4]
-        local value, last = format('g%.0f:%.0f', tat, reply[place + 1]), tat + 1
-        if ends then
-          if charged then behind = behind + cost end
-          value = format('%s:%.0f:%.0f', value, behind, ends)
-          last = math.max(last, ends)
+        if charged then reply[place], reply[place + 1] = after[place], after[place + 1] end
+        local tat, held = now + reply[place], behind and behind[i]
+        local value, last = format('g%d:%d', tat, reply[place + 1]), tat + 1
+        if held then
+          value = format('%s:%d:%d', value, held[1] + (charged and cost or 0), held[2])
+          last = math.max(last, held[2])
         end
         call('SET', key, value, 'PXAT', (last + 999 - (last + 999) % 1000) / 1000)
       end

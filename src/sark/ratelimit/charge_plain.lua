@@ -40,7 +40,7 @@ local function ratelimit_charge(first, count, start)
       reply[2 * i + 1] = call('INCRBY', key, args[start])
     elseif admitted or odd then
       if admitted then used = used + cost end
-      call('SET', key, string.format('%.0f', used), 'PXAT', moment + reply[2 * i + 2])
+      call('SET', key, string.format('%d', used), 'PXAT', moment + reply[2 * i + 2])
       reply[2 * i + 1] = used
     end
   end

@@ -31,8 +31,10 @@ local function ratelimit_gcra(key, stored, requests, window, burst, cost, now)
       if ends and ends + 0 <= now then count, ends = nil, nil end
     end
     if tat then
+      local exact = 9007199254740992
       ahead, part = tat - now, rests + 0
-      if math.max(tat, part, count or 0, ends or 0) >= 9007199254740992 then
+      if ahead + now >= exact or part >= exact
+        or (ends and math.max(count, ends) >= exact) then
         error({err = 'ERR ' .. key .. ' holds no state of a limit'})
       end
       -- Of another rate: its parts are other ones, so a whole microsecond stands for them.

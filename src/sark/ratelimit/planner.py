@@ -175,5 +175,7 @@ def _check_costs(
         if cost > most and not each.shadow:
             came = f"{cost}" if count in {None, cost} else f"{count} that cost {cost}"
             raise InvalidRequestError(
-                field, f"got {came}, expected at most {most}, which is the rate limit"
+                field,
+                f"got {came}, expected at most {most}, which is the rate limit "
+                f"{each.policy} ({each.limit})",
             )

@@ -30,7 +30,7 @@ local function sliding(key, value, cost, gone, span)
   else
     return false
   end
-  value = string.format('s%.0f:%.0f:%.0f', start, current, previous)
+  value = string.format('s%d:%d:%d', start, current, previous)
   return server.call('SET', key, value, 'KEEPTTL')
 end
 
@@ -42,11 +42,11 @@ local function gcra(key, value, cost, requests, span)
   if not tat or back <= 0 then return false end
   tat = tat - back
   if behind ~= '' then
-    value = string.format('g%.0f:%.0f%s', math.max(tat, now), part, behind)
+    value = string.format('g%d:%d%s', math.max(tat, now), part, behind)
     return server.call('SET', key, value, 'KEEPTTL')
   end
   if tat <= now then return server.call('DEL', key) end
-  value = string.format('g%.0f:%.0f', tat, part)
+  value = string.format('g%d:%d', tat, part)
   return server.call('SET', key, value, 'PXAT', math.ceil((tat + 1) / 1000))
 end
 

@@ -21,7 +21,8 @@ local function ratelimit_sliding(key, stored, requests, window, now)
   local start, current, previous = string.match(stored, '^s(%d+):(%d+):(%d+)$')
   if start then
     start, current, previous = start + 0, current + 0, previous + 0
-    if math.max(start, current, previous) >= 9007199254740992 then
+    local exact = 9007199254740992
+    if start >= exact or current >= exact or previous >= exact then
       error({err = 'ERR ' .. key .. ' holds no state of a limit'})
     end
     gone, changed = now - start, start > now
