@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sark.sessions import SessionRules, Sessions
+from sark.sessions import AccessClaims, SessionRules, Sessions
 from tests.support.servers import ValkeyServer
 from tests.support.sessions import (
     FrozenClock,
@@ -205,3 +205,14 @@ async def test_a_session_of_a_single_token_ends_with_it(server: ValkeyServer) ->
         assert await here.count("alice") == 0
         await log_in(here)
         assert await code_of(there.authenticate(tokens[0])) == "expired"
+
+
+async def test_a_session_is_shown_with_the_plan_of_its_token(server: ValkeyServer) -> None:
+    async with two_processes(server) as (here, _, clock):
+        now = int(clock.now())
+        said = AccessClaims(
+            "https://idp", "alice", "idp-1", "t-1", "app", now, now + 9, tier="gold", outside=True
+        )
+        await here.authenticate(SignedTokens().issue(said))
+        (session,) = await here.list("alice")
+        assert (session.tier, session.outside) == ("gold", True)

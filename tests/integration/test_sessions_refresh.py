@@ -11,6 +11,7 @@ import pytest
 from sark.events import Hub, RefreshRepeated, TokenRefreshed
 from sark.sessions import Grant, RefreshTokens, SessionRules, Sessions
 from sark.sessions.refresh_token import RefreshClaims
+from tests.support.polling import until
 from tests.support.servers import ValkeyServer
 from tests.support.sessions import (
     KEY,
@@ -20,6 +21,7 @@ from tests.support.sessions import (
     frozen_clock,
     log_in,
     open_sessions,
+    outside_token,
     tokens_of,
 )
 
@@ -198,3 +200,31 @@ async def test_without_its_key_a_refresh_token_is_nothing(server: ValkeyServer) 
         sessions._refresh_tokens.use(OTHER_KEY, None, [])
         assert await code_of(sessions.refresh(grant.refresh_token)) == "invalid"
         assert await sessions.count("alice") == 1
+
+
+async def test_valkey_itself_ends_what_nobody_asks_about(server: ValkeyServer) -> None:
+    """By real TTLs, without a clock of the test."""
+    rules = SessionRules(lifetime=0.3, idle=0.3, access=0.3, adopt=True, leeway=0)
+    late = SignedTokens(lambda: 0)
+    async with open_sessions(server.url, rules, tokens=late) as sessions:
+        grant = await log_in(sessions)
+        seen = outside_token("bob", life=0)
+        await sessions.authenticate(seen)
+        with server.client() as client:
+            await until(
+                lambda: not client.exists("session:index:alice", "session:index:bob"),
+                within=5,
+                what="the indexes expired",
+            )
+            assert not list(client.scan_iter("session:user:alice:*"))
+            assert client.exists("session:user:bob:idp-1")
+        for call in (
+            sessions.authenticate(grant.access_token),
+            sessions.refresh(grant.refresh_token),
+            sessions.touch("alice", grant.session_id),
+            sessions.authenticate(seen),
+        ):
+            assert await code_of(call) == "ended"
+        assert await sessions.count("alice") == await sessions.count("bob") == 0
+    async with open_sessions(server.url, rules, tokens=late) as elsewhere:
+        assert await code_of(elsewhere.authenticate(seen)) == "ended"
