@@ -21,34 +21,26 @@ from sark.file_watch import FileWatcher, fingerprint
 from sark.gateway import Answer, Gateway, Request
 from sark.parts.background import background
 from sark.parts.decisions import decisions_of
-from sark.parts.kept_ends import check_ends_are_kept, embedded_options
-from sark.parts.limits import default_limit, limiter_of
+from sark.parts.gateway import open_gateway
+from sark.parts.limits import default_limit
 from sark.parts.policies import open_evaluator, policy_paths, policy_reloader
-from sark.parts.sessions import open_access_tokens, open_refresh_tokens, sessions_of
-from sark.policy.decisions import Decisions, Outcome
+from sark.parts.servers import open_servers
+from sark.parts.sessions import open_sessions
+from sark.policy.decisions import Outcome
 from sark.policy.hot import HotRequests
 from sark.policy.policy_file import read_policy_file
 from sark.policy.question import check_text
 from sark.policy.reload import PolicyReloader, Reloaded
 from sark.policy.warm_up import WarmUp
-from sark.ratelimit import Rules
 from sark.ratelimit.reload import LimitsReloader, ReloadedLimits
 from sark.ratelimit.rules_file import read_rules
 from sark.sessions import Sessions
-from sark.sessions.clock_watch import watch_server_clock
-from sark.sessions.tokens import (
-    JwtAccessTokens,
-)
+from sark.sessions.tokens import JwtAccessTokens
 from sark.settings import Settings
-from sark.siem import EventQueue, QueueBounds
-from sark.store import Store, Topology
+from sark.store import Store
 from sark.store.embedded import EmbeddedServer
-from sark.store.embedded.watch import keep_running
 
 __all__ = ["Runtime", "open_runtime"]
-
-REFUSALS_INTERVAL_SECONDS = 1.0
-LATE_INTERVAL_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,39 +169,19 @@ async def open_runtime(
     limit_rules = read_rules(settings.limits_file, default_limit(settings))
     async with contextlib.AsyncExitStack() as stack:
         evaluator = await stack.enter_async_context(open_evaluator(settings, hub))
-        embedded = None
-        topology = Topology.of(settings)
-        if topology is None:
-            embedded = EmbeddedServer(
-                settings.data_dir, ephemeral=ephemeral, options=embedded_options(settings)
-            )
-            await stack.enter_async_context(embedded)
-            # Ends before the server is stopped, so that it is not started again then.
-            await stack.enter_async_context(background(keep_running(embedded), "sark-embedded"))
-            topology = Topology.single(embedded.url)
-        store = await stack.enter_async_context(Store(topology, settings, hub))
-        await check_ends_are_kept(settings, store)
+        store, embedded = await stack.enter_async_context(
+            open_servers(settings, hub, ephemeral=ephemeral)
+        )
         hot = HotRequests(store, every=settings.hot_sample, keep=settings.hot_requests)
         stack.push_async_callback(hot.flush)
         await stack.enter_async_context(background(hot.flush_forever(), "sark-hot-requests"))
         decisions = decisions_of(settings, store, evaluator, rules, hot)
-        tokens = await stack.enter_async_context(open_access_tokens(settings, hub))
-        refresh_tokens = await stack.enter_async_context(open_refresh_tokens(settings))
-        sessions = sessions_of(settings, store, tokens, refresh_tokens, decisions.cache.generations)
-        await stack.enter_async_context(background(sessions.sweep_forever(), "sark-sessions"))
-        clocks = watch_server_clock(store, leeway=settings.token_leeway)
-        await stack.enter_async_context(background(clocks, "sark-server-clock"))
-        gateway = _gateway(settings, store, decisions, limit_rules, sessions)
-        near_limits = gateway.limiter.near
-        await stack.enter_async_context(background(near_limits.flush_forever(), "sark-near-limits"))
-        stack.push_async_callback(gateway.queue.close)
-        stack.push_async_callback(gateway.late.close)
-        late = gateway.late.append_forever(interval=LATE_INTERVAL_SECONDS)
-        await stack.enter_async_context(background(late, "sark-late-audit"))
-        stack.push_async_callback(decisions.evaluations.close)
-        if decisions.near is not None:
-            decisions.near.start()
-            stack.push_async_callback(decisions.near.close)
+        tokens, sessions = await stack.enter_async_context(
+            open_sessions(settings, store, decisions.cache.generations)
+        )
+        gateway = await stack.enter_async_context(
+            open_gateway(settings, store, decisions, limit_rules, sessions)
+        )
         warm_up = WarmUp(
             decisions,
             hot,
@@ -219,8 +191,6 @@ async def open_runtime(
             hub=hub,
         )
         stack.push_async_callback(warm_up.close)
-        closing = gateway.refusals.close_due_forever(interval=REFUSALS_INTERVAL_SECONDS)
-        await stack.enter_async_context(background(closing, "sark-refusals"))
         policies = policy_reloader(settings, decisions, hub)
         watcher = FileWatcher(policies, paths, seen, interval=settings.policy_watch_interval)
         await stack.enter_async_context(background(watcher.run(), "sark-policies"))
@@ -246,19 +216,3 @@ async def open_runtime(
             limits,
             limits_watcher,
         )
-
-
-def _gateway(
-    settings: Settings, store: Store, decisions: Decisions, limits: Rules, sessions: Sessions
-) -> Gateway:
-    budget = settings.request_budget_ms / 1000
-    bounds = QueueBounds(settings.siem_max_events, settings.siem_max_bytes)
-    return Gateway(
-        store,
-        policies=settings.policies,
-        decisions=decisions,
-        limiter=limiter_of(settings, store, limits),
-        queue=EventQueue(store, bounds, flush_timeout=budget),
-        budget=budget,
-        sessions=sessions,
-    )

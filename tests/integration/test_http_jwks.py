@@ -116,7 +116,7 @@ async def test_another_deployment_trusts_this_one(
     )
     async with open_access_tokens(settings, Hub()) as tokens:
         read = await tokens.verify(token)
-        assert (read.user_id, read.outside) == ("user-0001", True)
+        assert (read.user_id, read.outside) == ("other|user-0001", True)
         ours = claims(issuer="us", issued_at=now, expires_at=now + 60)
         assert await tokens.verify(tokens.issue(ours)) == ours
         with pytest.raises(TokenError, match="iss names no issuer"):

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 
@@ -16,6 +17,7 @@ from tests.support.sessions import BROWSER, dump_of
 from tests.support.tokens import Issuer
 
 IDP = "https://idp.example"
+OUTSIDER = f"{IDP}|outsider"  # apart from a user of ours with that name
 CAP = 2
 
 
@@ -52,7 +54,7 @@ async def test_sessions_of_an_outside_issuer(tmp_path: Path) -> None:
         status, answer = await ask(http, first)
         assert (status, answer.get("allow")) == (200, True), answer
         status, session = await call(http, "GET", "/v1/sessions/current", bearer(first))
-        assert (status, session["outside"], session["user_id"]) == (200, True, "outsider")
+        assert (status, session["outside"], session["user_id"]) == (200, True, OUTSIDER)
         assert session["client_id"] == "portal"
         # A further token of the same session; one of another session; and one too many.
         assert (await ask(http, fresh(issuer, sid="s1", jti="j2")))[0] == 200
@@ -64,7 +66,7 @@ async def test_sessions_of_an_outside_issuer(tmp_path: Path) -> None:
             ("POST", "/v1/authorize", {"action": "x:read", "resource": "r"}),
             ("POST", "/v1/authorize/batch", questions),
             ("GET", "/v1/sessions/current", None),
-            ("GET", "/v1/users/outsider/sessions", None),
+            ("GET", f"/v1/users/{quote(OUTSIDER, safe='')}/sessions", None),
         ]
         for method, path, body in asked:
             status, problem = await call(http, method, path, bearer(third), body)
@@ -77,7 +79,7 @@ async def test_sessions_of_an_outside_issuer(tmp_path: Path) -> None:
         body = {"refresh_token": first}
         assert (await call(http, "POST", "/v1/sessions/refresh", None, body))[0] == 401
 
-        path = f"/v1/users/outsider/sessions/{session['session_id']}"
+        path = f"/v1/users/{quote(OUTSIDER, safe='')}/sessions/{session['session_id']}"
         status, ended = await call(http, "DELETE", path, service.admin)
         assert (status, ended["ended"]) == (200, [session["session_id"]])
         for token in (first, fresh(issuer, sid="s1", jti="j9")):
@@ -102,7 +104,7 @@ async def test_the_user_agent_binds_on_every_route(tmp_path: Path) -> None:
         question = {"action": "x:read", "resource": "r"}
         begun = await call(http, "POST", "/v1/authorize", {**bearer(outside), **mine}, question)
         assert begun[0] == 200
-        for user, token in (("ann", ours), ("outsider", outside)):
+        for user, token in (("ann", ours), (quote(OUTSIDER, safe=""), outside)):
             everywhere = [
                 ("GET", "/v1/sessions/current"),
                 ("GET", f"/v1/users/{user}/sessions"),

@@ -10,7 +10,7 @@ from sark.errors import ConfigurationError, StoreError
 from sark.events import Hub
 from sark.parts.decisions import generations_of
 from sark.parts.limits import limiter_of
-from sark.parts.sessions import open_access_tokens, sessions_of
+from sark.parts.sessions import open_access_tokens, open_refresh_tokens, sessions_of
 from sark.ratelimit import Rules
 from sark.sessions import Sessions
 from sark.settings import Settings
@@ -44,9 +44,11 @@ async def open_admission(
     async with (
         Store(topology, settings, hub) as store,
         open_access_tokens(alone, hub) as tokens,
+        open_refresh_tokens(settings) as refresh_tokens,
         contextlib.AsyncExitStack() as stack,
     ):
-        sessions = sessions_of(settings, store, tokens, generations_of(settings, store))
+        generations = generations_of(settings, store)
+        sessions = sessions_of(settings, store, tokens, refresh_tokens, generations)
         queue = EventQueue(store, bounds, flush_timeout=budget)
         stack.push_async_callback(queue.close)
         late = LateEvents(queue, hub)

@@ -12,12 +12,13 @@ from sark.parts.background import background
 from sark.parts.keys import key_directory, key_retention
 from sark.policy.generations import Generations
 from sark.sessions import AccessTokens, RefreshTokens, SessionRules, Sessions
+from sark.sessions.clock_watch import watch_server_clock
 from sark.sessions.refresh_keys import RefreshKeyFile, watch_refresh_keys
 from sark.sessions.tokens import IssuerKeys, JwksClient, JwtAccessTokens, KeyFile, SigningKeys
 from sark.settings import Settings
 from sark.store import Store
 
-__all__ = ["open_access_tokens", "open_refresh_tokens", "sessions_of"]
+__all__ = ["open_access_tokens", "open_refresh_tokens", "open_sessions", "sessions_of"]
 
 
 @contextlib.asynccontextmanager
@@ -116,3 +117,22 @@ def sessions_of(
         invalidate_user=generations.invalidate_user,
         replicas=settings.effective_wait_replicas,
     )
+
+
+@contextlib.asynccontextmanager
+async def open_sessions(
+    settings: Settings, store: Store, generations: Generations
+) -> AsyncIterator[tuple[JwtAccessTokens, Sessions]]:
+    """Open sessions with their tokens, and what runs beside them.
+
+    Raises:
+        ConfigurationError: The keys cannot be used.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        tokens = await stack.enter_async_context(open_access_tokens(settings, store.hub))
+        refresh_tokens = await stack.enter_async_context(open_refresh_tokens(settings))
+        sessions = sessions_of(settings, store, tokens, refresh_tokens, generations)
+        await stack.enter_async_context(background(sessions.sweep_forever(), "sark-sessions"))
+        clocks = watch_server_clock(store, leeway=settings.token_leeway)
+        await stack.enter_async_context(background(clocks, "sark-server-clock"))
+        yield tokens, sessions
