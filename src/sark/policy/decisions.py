@@ -64,6 +64,7 @@ class Decisions:
         self._signer = signer
         self._store_timeout = store_timeout
         self._near_revision = ""
+        self._followed = ("", cache.rules, "")
         self._revisions = ("", cache.rules, "")
         self._cooling: LRUCache[bytes, bool] = LRUCache(HOT_KEYS)
 
@@ -118,9 +119,10 @@ class Decisions:
         near = self.near
         if near is not None and freshness is None and consistency in FAST_ENOUGH:
             now = near.now()
-            revision = self.revision
-            if revision is not self._near_revision:
-                self._follow_revision(near)
+            # Compared by identity, which costs no call: they are the same objects until a reload.
+            policies, rules, revision = self._followed
+            if policies is not self.evaluations.evaluator.revision or rules is not self.cache.rules:
+                revision = self._follow_revision(near)
             entry = near.get_coherent(question.key, now)
             if entry is not None:
                 hot = self.hot
@@ -141,12 +143,22 @@ class Decisions:
         self.cache.hub.emit(Looked(question.policy, looked(outcome, glance, found)))
         return outcome
 
-    def _follow_revision(self, near: NearFeed) -> None:
-        """Empty the near cache when other policies decide: its feed tells of generations only."""
-        revision = self.revision
+    def _follow_revision(self, near: NearFeed) -> str:
+        """Empty the near cache when other policies decide: its feed tells of generations only.
+
+        Returns:
+            The revision that decides now.
+        """
+        policies, rules, revision = (
+            self.evaluations.evaluator.revision,
+            self.cache.rules,
+            self.revision,
+        )
+        self._followed = (policies, rules, revision)
         if revision != self._near_revision:
             self._near_revision = revision
             near.cache.empty()
+        return revision
 
     def glance(self, question: Question, *, use_entry: bool) -> Glance:
         """Look at what this process knows, before the server is asked; no I/O.

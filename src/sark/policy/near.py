@@ -154,7 +154,13 @@ class NearCache:
         if entry is None:
             self._misses += 1
             return None
-        if self._holds(entry, now):
+        # As ``_holds``, spelled out: a call is a tenth of what a hit costs.
+        if (
+            entry.expires > now
+            and entry.user.changes == entry.user_changes
+            and entry.policy.changes == entry.policy_changes
+            and entry.everything == self._everything
+        ):
             self._hits += 1
             return entry
         self._misses += 1

@@ -98,7 +98,7 @@ class Question(msgspec.Struct, frozen=True):
             check_text("action", action)
         if not (type(resource) is str and 0 < len(resource) <= SURELY_SHORT):
             check_text("resource", resource)
-        if context or not isinstance(context, dict | None):
+        if context is not None and (context or type(context) is not dict):
             check_context(context)
         try:
             encoded = _encode(Input(action, context or {}, resource, user_id))
@@ -111,7 +111,7 @@ class Question(msgspec.Struct, frozen=True):
             raise InvalidRequestError("", f"has no JSON form: {error}") from None
         if len(encoded) > MAX_CONTEXT_BYTES:
             check_size(context)
-        key = b"%b\n%b" % (policy.encode(), encoded)
+        key = policy.encode() + b"\n" + encoded
         if len(key) > MAX_KEY_BYTES:
             key = sha256(key).digest()
         return cls(policy, user_id, action, encoded, key)
