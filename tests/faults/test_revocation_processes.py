@@ -20,6 +20,7 @@ READERS = 3
 USERS = tuple(f"user-{number}" for number in range(60))
 
 
+@pytest.mark.heavy
 async def test_no_process_allows_what_was_revoked(server: ValkeyServer) -> None:
     revoked: dict[str, float] = {}
     with processes(READERS) as pool, server.client() as client:

@@ -74,6 +74,7 @@ def test_without_a_service_it_writes_to_valkey(
     assert token.decode() in ended.stdout
 
 
+@pytest.mark.heavy
 def test_a_failed_revocation_is_one_line_and_no_success(tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
     ended = call_sark(

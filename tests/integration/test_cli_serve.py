@@ -276,6 +276,7 @@ async def test_data_survive_a_restart(tmp_path: Path) -> None:
         assert (second["cached"], second["limits"][0]["remaining"]) == (False, 998)
 
 
+@pytest.mark.heavy
 async def test_an_ephemeral_run_forgets_and_spares_what_was_kept(tmp_path: Path) -> None:
     with SarkService(tmp_path) as service:
         kept = await authorize(service)
@@ -287,6 +288,7 @@ async def test_an_ephemeral_run_forgets_and_spares_what_was_kept(tmp_path: Path)
         assert [event["id"] for event in service.events()] == [kept["decision_id"]]
 
 
+@pytest.mark.heavy
 async def test_killed_it_leaves_no_server_and_starts_again(tmp_path: Path) -> None:
     with SarkService(tmp_path) as service:
         await authorize(service)
@@ -304,6 +306,7 @@ async def test_killed_it_leaves_no_server_and_starts_again(tmp_path: Path) -> No
 # make run, as a newcomer does
 
 
+@pytest.mark.heavy
 def test_make_run(tmp_path: Path) -> None:
     service = SarkService(
         tmp_path, command=("make", "run"), SARK_POLICY_DIR=None, SARK_POLICIES=None

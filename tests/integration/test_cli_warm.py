@@ -137,6 +137,7 @@ def test_lines_that_are_no_questions_are_told_and_skipped(
     assert told[5] == "sark: ... and 2 more"
 
 
+@pytest.mark.heavy
 async def test_the_hot_log_is_the_default(service: SarkService) -> None:
     for _ in range(3):
         await ask(service, **line("fay"))

@@ -67,6 +67,7 @@ async def test_the_last_line_is_the_result(
         assert (await response.json())["cached"] == "valkey"
 
 
+@pytest.mark.heavy
 async def test_the_log_of_the_most_asked_is_the_default(
     http: aiohttp.ClientSession, service: SarkService
 ) -> None:

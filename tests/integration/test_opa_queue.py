@@ -68,6 +68,7 @@ def batch(count: int) -> BatchRequest:
     return BatchRequest(user_id="ann", questions=questions)
 
 
+@pytest.mark.heavy
 async def test_a_thousand_misses_on_a_slow_opa_are_all_decided(
     server: ValkeyServer, opa: OpaServer, tmp_path: Path
 ) -> None:
@@ -81,7 +82,7 @@ async def test_a_thousand_misses_on_a_slow_opa_are_all_decided(
         again = await runtime.authorize_many(batch(MAX_QUESTIONS))
         assert Counter(answer.cached for answer in again) == {"valkey": MAX_QUESTIONS}
     assert changes == []
-    assert opa.most_under_way <= 50
+    assert opa.most_under_way <= 50 + 2  # health and revision have places of their own
 
 
 async def test_a_burst_of_single_misses_is_decided(

@@ -20,6 +20,7 @@ async def look(store: Store, decisions: Decisions) -> Explanation:
     return await explain(store, decisions, QUESTION)
 
 
+@pytest.mark.heavy
 async def test_split_servers(server: ValkeyServer) -> None:
     with ValkeyServer() as cache:
         async with open_store(server.url, cache_url=cache.url) as store:
@@ -35,6 +36,7 @@ async def test_split_servers(server: ValkeyServer) -> None:
             assert found.expected is not None
 
 
+@pytest.mark.heavy
 async def test_without_the_state_server_nothing_can_be_said() -> None:
     async with open_store(f"valkey://127.0.0.1:{free_port()}") as store:
         with pytest.raises(StoreError):

@@ -113,6 +113,7 @@ async def test_a_lone_refusal_has_no_closing_event_and_leaves_nothing(
     assert records(server) == 0
 
 
+@pytest.mark.heavy
 async def test_three_processes_record_one_first_and_one_closing_event(
     server: ValkeyServer, three: ProcessPoolExecutor
 ) -> None:

@@ -12,6 +12,7 @@ from tests.support.gateways import open_store
 NO_RUN = b"# Server\r\nvalkey_version:9.1.2\r\nrun_id:\r\n"
 
 
+@pytest.mark.heavy
 async def test_a_server_that_tells_no_run_is_refused() -> None:
     """Something between us and the server may mask it; then nothing could tell a restart."""
 
