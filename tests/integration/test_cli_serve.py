@@ -100,7 +100,13 @@ async def test_an_unreachable_valkey_is_told_and_waited_for(
         assert " is ready;" not in service.stdout
         assert valkey.password not in service.stdout + service.stderr
         valkey.start()
-        await authorize(service)
+        async with http_client(service) as http:
+
+            async def answered() -> bool:
+                async with http.post("/v1/authorize", json=REQUEST) as response:
+                    return response.status == 200
+
+            await until(answered, within=10, what="requests are answered")
         assert service.stop() == 0
 
 
