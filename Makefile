@@ -8,7 +8,7 @@ PEERS  := .venv-bench
 JOBS   ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-failed test-heavy lint format bench faults lock clean
+.PHONY: help run test test-heavy lint format bench faults lock clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,9 +22,6 @@ run: $(READY) ## serve authorizations on an embedded Valkey and Rego engine
 
 test: $(READY) ## unit, integration and fault tests on real servers (at most 5 minutes)
 	$(BIN)/python -m pytest -m "not heavy" -n $(JOBS) --dist loadfile
-
-test-failed: $(READY) ## what failed last, once more, one after the other
-	$(BIN)/python -m pytest --last-failed
 
 test-heavy: $(READY) ## tests that take long or need system packages
 	$(BIN)/python -m pytest -m heavy
