@@ -27,10 +27,13 @@
     ├── IssuerUnavailableError      an outside issuer's keys cannot be had: nobody's fault here
     ├── EvaluationError             the policy engine failed; never cached, always a denial
     │   └── EvaluatorBusyError      ... was not asked: too many evaluations are under way
+    ├── BreakerOpen                 a circuit breaker refuses the call: what it guards is down
+    ├── LeaseLostError              a worker's lease on audit events has ended
+    ├── SinkError                   a sink of audit events cannot be used
     ├── LimitExceededError          a rate limit refused the request
     │   └── LimitDeniedError        ... because the deny-list names who asks; waiting is no use
     └── AuditError                  an answer's audit event was not accepted
-        └── QueueFullError          ... because the event queue is at its bound
+        └── QueueFullError          ... because the queue and the spill store are at their bounds
 
 Errors of the driver are mapped in ``sark.store.failures``; nothing above ``sark.store`` sees one.
 """
@@ -40,6 +43,7 @@ from __future__ import annotations
 __all__ = [
     "AuditError",
     "BindingError",
+    "BreakerOpen",
     "ConfigurationError",
     "ConnectionLostError",
     "DurabilityError",
@@ -48,6 +52,7 @@ __all__ = [
     "EvaluatorBusyError",
     "InvalidRequestError",
     "IssuerUnavailableError",
+    "LeaseLostError",
     "LimitDeniedError",
     "LimitExceededError",
     "PolicyError",
@@ -60,6 +65,7 @@ __all__ = [
     "SessionEndedError",
     "SessionError",
     "SettingsError",
+    "SinkError",
     "StoreCommandError",
     "StoreError",
     "StoreTimeoutError",
@@ -216,6 +222,28 @@ class EvaluatorBusyError(EvaluationError):
     """The policy engine was not asked: others kept it busy for longer than one may wait."""
 
 
+class BreakerOpen(SarkError):  # noqa: N818 - the field's name for it
+    """A circuit breaker refuses a call, because what it guards is down.
+
+    Attributes:
+        name: Which breaker.
+        retry_after: Seconds after which asking again makes sense.
+    """
+
+    def __init__(self, name: str, *, retry_after: float) -> None:
+        super().__init__(f"the circuit breaker {name} is open; retry in {retry_after:.1f} s")
+        self.name = name
+        self.retry_after = retry_after
+
+
+class LeaseLostError(SarkError):
+    """A worker's lease has ended, so its events are another's now; nothing was changed."""
+
+
+class SinkError(SarkError):
+    """A sink of audit events cannot be used. The message is one line without secrets."""
+
+
 class LimitExceededError(SarkError):
     """A rate limit refused the request. The refusal has been recorded.
 
@@ -274,4 +302,4 @@ class AuditError(SarkError):
 
 
 class QueueFullError(AuditError):
-    """The event queue is at its bound of entries or bytes."""
+    """The queue of a sink is at its bound, and the spill store has no room either."""

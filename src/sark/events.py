@@ -17,7 +17,11 @@ __all__ = [
     "AuditAppended",
     "AuditDropped",
     "AuditRefused",
+    "AuditReplayed",
+    "AuditSpilled",
+    "BreakerChanged",
     "CacheWriteFailed",
+    "DeadLettered",
     "Decided",
     "Enforced",
     "EvaluationEnded",
@@ -25,12 +29,15 @@ __all__ = [
     "EvaluatorBreakerChanged",
     "EvaluatorQueued",
     "Event",
+    "ForwardFailed",
+    "Forwarded",
     "FreshnessUnverifiable",
     "GenerationChanged",
     "GuardChanged",
     "Hub",
     "IssuerKeysFetched",
     "IssuerUnavailable",
+    "LeaseExpired",
     "LimitFallback",
     "LimitRefused",
     "LimitShadowed",
@@ -51,6 +58,7 @@ __all__ = [
     "SessionRefused",
     "SigningKeysChanged",
     "SigningKeysRefused",
+    "SinkPaused",
     "TokenRefreshed",
     "Warmed",
 ]
@@ -284,9 +292,118 @@ class AuditRefused(Event, frozen=True):
 
 
 class AuditDropped(Event, frozen=True):
-    """Events of what had happened already were given up: they are not in the audit queue."""
+    """Audit events were given up: there was no room, and dropping is allowed or unavoidable."""
 
     events: int
+
+
+class AuditSpilled(Event, frozen=True):
+    """Audit events went to the spill store.
+
+    Attributes:
+        sink: Whose queue did not take them.
+        events: How many.
+        reason: Why; ``late``: their requests could not wait, so they may be in the queue as well,
+            and likewise with ``replication``: too few replicas have them.
+    """
+
+    sink: str
+    events: int
+    reason: Literal["full", "unavailable", "late", "replication", "behind"]
+
+
+class AuditReplayed(Event, frozen=True):
+    """Spilled audit events reached their queue."""
+
+    sink: str
+    events: int
+
+
+class Forwarded(Event, frozen=True):
+    """A sink has accepted audit events.
+
+    Attributes:
+        sink: Which.
+        events: How many.
+        bytes: Size of their JSON as it was queued.
+        seconds: From sending the batch to the answer.
+    """
+
+    sink: str
+    events: int
+    bytes: int
+    seconds: float
+
+
+class ForwardFailed(Event, frozen=True):
+    """A sink did not accept a batch, which is sent again.
+
+    Attributes:
+        sink: Which.
+        kind: Its receiver is unreachable or failing, asks to be sent less, or the breaker is open.
+        reason: What came, without secrets.
+        pause: Seconds until the next attempt.
+    """
+
+    sink: str
+    kind: Literal["unavailable", "throttled", "breaker"]
+    reason: str
+    pause: float
+
+
+class SinkPaused(Event, frozen=True):
+    """A sink takes nothing until somebody mends it, or takes events again.
+
+    Attributes:
+        sink: Which.
+        paused: Whether it is paused.
+        kind: Its receiver refuses the credential, or the dead letters are full.
+        reason: What came, without secrets.
+    """
+
+    sink: str
+    paused: bool
+    kind: Literal["unauthorized", "dead_letters_full"]
+    reason: str
+
+
+class DeadLettered(Event, frozen=True):
+    """Audit events became dead letters.
+
+    Attributes:
+        sink: Whose.
+        events: How many.
+        kind: The receiver called them bad, or their leases expired too often.
+        reason: What the receiver said of the first.
+    """
+
+    sink: str
+    events: int
+    kind: Literal["rejected", "expired"]
+    reason: str
+
+
+class LeaseExpired(Event, frozen=True):
+    """Leased events returned to the queue, because their worker no longer renewed its lease."""
+
+    sink: str
+    events: int
+
+
+class BreakerChanged(Event, frozen=True):
+    """A shared circuit breaker changed its state, as this process has come to know.
+
+    Attributes:
+        name: Which.
+        state: What it has become.
+        reason: Why, without secrets.
+        shared: Whether that is the state in Valkey; otherwise this process decides alone.
+    """
+
+    name: str
+    state: Literal["closed", "open", "half_open", "forced_open", "forced_closed"]
+    reason: str
+    shared: bool = True
 
 
 class SessionCreated(Event, frozen=True):

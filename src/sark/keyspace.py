@@ -26,16 +26,19 @@ from urllib.parse import quote
 from sark.errors import InvalidRequestError
 
 __all__ = [
+    "MAIN_SINK",
     "TABLE",
     "KeyPattern",
     "Keyspace",
     "Role",
+    "SinkKeys",
     "classify",
     "encode_id",
     "encode_rule",
     "is_permanent",
 ]
 
+MAIN_SINK = "main"
 MAX_ENCODED_BYTES = 200
 MAX_RULE_CHARACTERS = 12
 
@@ -211,7 +214,7 @@ TABLE: tuple[KeyPattern, ...] = (
         "none",
         _S,
         "siem",
-        "JSON audit events, oldest first, at most 100,000",
+        "JSON audit events for the sink main, oldest first, at most 100,000",
         "siem",
     ),
     KeyPattern(
@@ -221,7 +224,7 @@ TABLE: tuple[KeyPattern, ...] = (
         "none",
         _S,
         "siem",
-        "events that a receiver called bad",
+        "its dead letters: events with the reason",
         "siem",
     ),
     KeyPattern(
@@ -231,7 +234,7 @@ TABLE: tuple[KeyPattern, ...] = (
         "none",
         _S,
         "siem",
-        "events leased by one worker",
+        "its events that one worker has leased",
         "siem",
     ),
     KeyPattern(
@@ -241,7 +244,7 @@ TABLE: tuple[KeyPattern, ...] = (
         "none",
         _S,
         "siem",
-        "leases with their fencing tokens",
+        "its leases with their fencing tokens",
         "siem",
     ),
     KeyPattern(
@@ -251,7 +254,77 @@ TABLE: tuple[KeyPattern, ...] = (
         "none",
         _S,
         "siem",
-        "counts and bytes, kept by the scripts that move events",
+        "its counts and bytes, kept by the scripts that move events",
+        "siem",
+    ),
+    KeyPattern(
+        "siem_expiries",
+        "siem:expiries",
+        "hash",
+        "none",
+        _S,
+        "siem",
+        "how many leases an event outlived, of those that did",
+        "siem",
+    ),
+    KeyPattern(
+        "siem_sink_event_queue",
+        "siem:event_queue:<sink>",
+        "list",
+        "none",
+        _S,
+        "siem",
+        "the same of a further sink",
+        "siem",
+    ),
+    KeyPattern(
+        "siem_sink_failed_events",
+        "siem:failed_events:<sink>",
+        "list",
+        "none",
+        _S,
+        "siem",
+        "the same of a further sink",
+        "siem",
+    ),
+    KeyPattern(
+        "siem_sink_inflight",
+        "siem:inflight:<sink>:<worker>",
+        "list",
+        "none",
+        _S,
+        "siem",
+        "the same of a further sink",
+        "siem",
+    ),
+    KeyPattern(
+        "siem_sink_leases",
+        "siem:leases:<sink>",
+        "hash",
+        "none",
+        _S,
+        "siem",
+        "the same of a further sink",
+        "siem",
+    ),
+    KeyPattern(
+        "siem_sink_account",
+        "siem:account:<sink>",
+        "hash",
+        "none",
+        _S,
+        "siem",
+        "the same of a further sink",
+        "siem",
+    ),
+    KeyPattern(
+        "siem_sink_expiries",
+        "siem:expiries:<sink>",
+        "hash",
+        "none",
+        _S,
+        "siem",
+        "the same of a further sink",
         "siem",
     ),
     KeyPattern(
@@ -317,6 +390,30 @@ TABLE: tuple[KeyPattern, ...] = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class SinkKeys:
+    """The keys of one sink's events; in a cluster all in one slot.
+
+    Attributes:
+        queue: Events that wait.
+        failed: Dead letters.
+        leases: Who has leased which events.
+        account: Counts and bytes.
+        expiries: How many leases an event outlived.
+    """
+
+    queue: str
+    failed: str
+    leases: str
+    account: str
+    expiries: str
+    _inflight: str
+
+    def inflight(self, worker: str) -> str:
+        """Name the list of events that a worker has leased."""
+        return self._inflight + encode_id(worker, field="worker")
+
+
 def encode_id(value: str, *, field: str = "id") -> str:
     """Encode an id from outside as one part of a key.
 
@@ -370,10 +467,6 @@ class Keyspace:
         "policy_generation",
         "policy_hot_requests",
         "ratelimit_top",
-        "siem_account",
-        "siem_event_queue",
-        "siem_failed_events",
-        "siem_leases",
         "siem_refusal_counts",
         "siem_refusals",
         "siem_refusals_due",
@@ -394,10 +487,6 @@ class Keyspace:
             "policy:version:",
             "policy:user_version:",
         )
-        self.siem_event_queue = f"{siem}:event_queue"
-        self.siem_failed_events = f"{siem}:failed_events"
-        self.siem_leases = f"{siem}:leases"
-        self.siem_account = f"{siem}:account"
         self.siem_refusals = f"{siem}:refusals"
         self.siem_refusal_counts = f"{siem}:refusals:count"
         self.siem_refusals_due = f"{siem}:refusals:due"
@@ -452,9 +541,18 @@ class Keyspace:
         named = f":{encode_rule(rule)}" if rule else ""
         return f"ratelimit:{kind}:{opening}", f"{closing}:{window_seconds}{named}"
 
-    def siem_inflight(self, worker: str) -> str:
-        """Name the list of events that a worker has leased."""
-        return f"{self._siem}:inflight:{encode_id(worker)}"
+    def siem(self, sink: str = MAIN_SINK) -> SinkKeys:
+        """Name the keys of one sink; ``main`` owns the guide's names."""
+        siem = self._siem
+        tail = "" if sink == MAIN_SINK else f":{encode_id(sink, field='sink')}"
+        return SinkKeys(
+            queue=f"{siem}:event_queue{tail}",
+            failed=f"{siem}:failed_events{tail}",
+            leases=f"{siem}:leases{tail}",
+            account=f"{siem}:account{tail}",
+            expiries=f"{siem}:expiries{tail}",
+            _inflight=f"{siem}:inflight{tail}:",
+        )
 
     def breaker_state(self, name: str) -> str:
         """Name a breaker's state."""

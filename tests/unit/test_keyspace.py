@@ -55,7 +55,16 @@ BUILDERS: dict[str, list[Builder]] = {
     "ratelimit_rule": [
         lambda keys, value: keys.ratelimit_rule("user", value, 60, "pro"),
     ],
-    "siem_inflight": [lambda keys, value: keys.siem_inflight(value)],
+    "siem_inflight": [lambda keys, value: keys.siem().inflight(value)],
+    "siem_sink_event_queue": [lambda keys, value: keys.siem(value).queue],
+    "siem_sink_failed_events": [lambda keys, value: keys.siem(value).failed],
+    "siem_sink_leases": [lambda keys, value: keys.siem(value).leases],
+    "siem_sink_account": [lambda keys, value: keys.siem(value).account],
+    "siem_sink_expiries": [lambda keys, value: keys.siem(value).expiries],
+    "siem_sink_inflight": [
+        lambda keys, value: keys.siem(value).inflight("w"),
+        lambda keys, value: keys.siem("s").inflight(value),
+    ],
     "breaker_state": [lambda keys, value: keys.breaker_state(value)],
     "breaker_failure_count": [lambda keys, value: keys.breaker_failure_count(value)],
     "breaker_last_failure": [lambda keys, value: keys.breaker_last_failure(value)],
@@ -63,6 +72,20 @@ BUILDERS: dict[str, list[Builder]] = {
 FIXED = {
     row.name: row for row in TABLE if row.name not in BUILDERS and row.name != "policy_decision"
 }
+# The keys of one sink are built together.
+OF_MAIN_SINK = {
+    "siem_event_queue": "queue",
+    "siem_failed_events": "failed",
+    "siem_leases": "leases",
+    "siem_account": "account",
+    "siem_expiries": "expiries",
+}
+
+
+def fixed_key(keys: Keyspace, name: str) -> str:
+    key = getattr(keys.siem(), OF_MAIN_SINK[name]) if name in OF_MAIN_SINK else getattr(keys, name)
+    assert isinstance(key, str)
+    return key
 
 
 class TestEncoding:
@@ -123,13 +146,15 @@ class TestTable:
         assert len({row.pattern for row in TABLE}) == len(TABLE)
 
     def test_every_row_has_its_builder(self) -> None:
-        missing = [row.name for row in TABLE if not hasattr(Keyspace(), row.name)]
-        assert missing == []
+        built = {*BUILDERS, *OF_MAIN_SINK, "policy_decision"}
+        missing = {row.name for row in TABLE if not hasattr(Keyspace(), row.name)} - built
+        assert missing == set()
 
     def test_every_builder_has_its_row(self) -> None:
         builders = {name for name in dir(Keyspace()) if not name.startswith("_")}
-        no_keys = {"cluster", "generation_prefixes", "policy_changes", "ratelimit_parts"}
-        assert builders - no_keys == {row.name for row in TABLE}
+        no_keys = {"cluster", "generation_prefixes", "policy_changes", "ratelimit_parts", "siem"}
+        of_sinks = {*OF_MAIN_SINK, *(name for name in BUILDERS if name.startswith("siem_"))}
+        assert builders - no_keys == {row.name for row in TABLE} - of_sinks
 
     @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
     def test_rows_are_filled_in(self, row: KeyPattern) -> None:
@@ -165,7 +190,7 @@ class TestClassification:
 
     @pytest.mark.parametrize("name", FIXED)
     def test_fixed_keys_are_of_their_own_row(self, cluster: bool, name: str) -> None:
-        key = getattr(Keyspace(cluster=cluster), name)
+        key = fixed_key(Keyspace(cluster=cluster), name)
         assert classify(key) is FIXED[name]
         assert classify(key.encode()) is FIXED[name]
         assert key.replace("{", "").replace("}", "") == FIXED[name].pattern
@@ -177,13 +202,13 @@ class TestClassification:
 
     @given(ids=st.lists(IDS, min_size=2, max_size=4, unique=True))
     def test_no_two_inputs_give_one_key(self, cluster: bool, ids: list[str]) -> None:
-        assume("s" not in ids and "u" not in ids)  # what the builders put beside an id
+        assume(not {"s", "u", "w", "main"} & {*ids})  # what the builders put beside an id
         keys = Keyspace(cluster=cluster)
         built = [
             build(keys, value) for value in ids for many in BUILDERS.values() for build in many
         ]
         built += [keys.session_user(a, b) for a in ids for b in ids]
-        built += [getattr(keys, name) for name in FIXED]
+        built += [fixed_key(keys, name) for name in FIXED]
         assert len(set(built)) == len(built)
 
     def test_tags_change_nothing_but_braces(self, cluster: bool) -> None:
@@ -241,9 +266,10 @@ class TestSlots:
     @given(IDS)
     def test_the_audit_queue(self, worker: str) -> None:
         keys = Keyspace(cluster=True)
-        fixed = [getattr(keys, name) for name in FIXED if name.startswith("siem_")]
-        assert len(fixed) >= 7
-        assert_one_slot(*fixed, keys.siem_inflight(worker))
+        fixed = [fixed_key(keys, name) for name in FIXED if name.startswith("siem_")]
+        assert len(fixed) >= 8
+        other = keys.siem(worker)
+        assert_one_slot(*fixed, keys.siem().inflight(worker), other.queue, other.inflight(worker))
 
     @given(IDS)
     def test_a_breaker(self, name: str) -> None:
@@ -280,6 +306,8 @@ def test_what_is_permanent() -> None:
         "siem_inflight",
         "siem_leases",
         "siem_account",
+        "siem_expiries",
+        *(name for name in BUILDERS if name.startswith("siem_sink_")),
         "siem_refusals",
         "siem_refusal_counts",
         "siem_refusals_due",
@@ -290,7 +318,7 @@ def test_what_is_permanent() -> None:
     assert {row.name for row in TABLE if row.evictable} == {r.name for r in TABLE} - permanent
     for cluster in (False, True):
         keys = Keyspace(cluster=cluster)
-        assert is_permanent(keys.siem_event_queue)
+        assert is_permanent(keys.siem().queue)
         assert is_permanent(keys.policy_version("authz").encode())
         assert is_permanent(keys.breaker_state("siem"))
         assert not is_permanent(keys.policy_user_version("u"))

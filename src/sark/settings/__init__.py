@@ -14,6 +14,7 @@ Code that needs the password inside a ``ServerUrl`` or the text of a ``SecretStr
 from __future__ import annotations
 
 from sark.settings._choices import (
+    AuditOverflow,
     CacheKey,
     LegacyHeaders,
     LogFormat,
@@ -22,6 +23,7 @@ from sark.settings._choices import (
     SentHeaders,
     SessionBind,
     SessionCapPolicy,
+    SpillSync,
     TokenAlgorithm,
     Topology,
 )
@@ -34,6 +36,7 @@ from sark.settings._urls import ServerUrl, is_loopback, mask_url
 
 __all__ = [
     "READ_ELSEWHERE",
+    "AuditOverflow",
     "CacheKey",
     "HostPort",
     "LegacyHeaders",
@@ -47,6 +50,7 @@ __all__ = [
     "SettingRow",
     "Settings",
     "Source",
+    "SpillSync",
     "TokenAlgorithm",
     "Topology",
     "TrustedIssuer",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 __all__ = [
+    "AuditOverflow",
     "CacheKey",
     "LegacyHeaders",
     "LimitsWithoutValkey",
@@ -14,10 +15,12 @@ __all__ = [
     "SentHeaders",
     "SessionBind",
     "SessionCapPolicy",
+    "SpillSync",
     "TokenAlgorithm",
     "Topology",
 ]
 
+AuditOverflow = Literal["refuse", "drop_oldest"]
 CacheKey = Literal["full", "compact"]
 LegacyHeaders = Literal["off", "seconds", "epoch"]
 LimitsWithoutValkey = Literal["local", "open", "closed"]
@@ -27,5 +30,6 @@ ProxyHeader = Literal["x-forwarded-for", "forwarded"]
 SentHeaders = Literal["always", "refused", "off"]
 SessionBind = Literal["none", "network", "user_agent", "both"]
 SessionCapPolicy = Literal["end_oldest", "refuse"]
+SpillSync = Literal["full", "normal"]
 TokenAlgorithm = Literal["EdDSA", "RS256"]
 Topology = Literal["single", "sentinel", "cluster"]

@@ -17,10 +17,12 @@ from sark.settings.groups import (
     AuditSettings,
     CacheSettings,
     FileSettings,
+    ForwarderSettings,
     LimitSettings,
     PolicySettings,
     ServiceSettings,
     SessionSettings,
+    SpillSettings,
     ValkeySettings,
 )
 
@@ -35,6 +37,8 @@ class Settings(
     SessionSettings,
     LimitSettings,
     AuditSettings,
+    SpillSettings,
+    ForwarderSettings,
 ):
     """All settings of one process, validated and frozen.
 

@@ -80,7 +80,7 @@ class EventQueue:
         self._store = store
         self._bounds = bounds
         self._flush_timeout = flush_timeout
-        self._keys = [store.keys.siem_event_queue, store.keys.siem_account]
+        self._keys = [store.keys.siem().queue, store.keys.siem().account]
         self._pending: list[_Waiting] = []
         self._flusher: asyncio.Task[None] | None = None
         self._wake: asyncio.Future[None] | None = None

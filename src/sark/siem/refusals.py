@@ -49,8 +49,8 @@ class Refusals:
             keys.siem_refusals,
             keys.siem_refusal_counts,
             keys.siem_refusals_due,
-            keys.siem_event_queue,
-            keys.siem_account,
+            keys.siem().queue,
+            keys.siem().account,
         ]
 
     async def record(

@@ -7,10 +7,12 @@ from pydantic import BaseModel
 from sark.settings.groups.audit import AuditSettings
 from sark.settings.groups.cache import CacheSettings
 from sark.settings.groups.files import FileSettings
+from sark.settings.groups.forwarder import ForwarderSettings
 from sark.settings.groups.limits import LimitSettings
 from sark.settings.groups.policies import PolicySettings
 from sark.settings.groups.service import ServiceSettings
 from sark.settings.groups.sessions import SessionSettings
+from sark.settings.groups.spill import SpillSettings
 from sark.settings.groups.valkey import ValkeySettings
 
 __all__ = [
@@ -18,10 +20,12 @@ __all__ = [
     "AuditSettings",
     "CacheSettings",
     "FileSettings",
+    "ForwarderSettings",
     "LimitSettings",
     "PolicySettings",
     "ServiceSettings",
     "SessionSettings",
+    "SpillSettings",
     "ValkeySettings",
 ]
 
@@ -34,4 +38,6 @@ GROUPS: dict[str, type[BaseModel]] = {
     "Sessions and tokens": SessionSettings,
     "Rate limits": LimitSettings,
     "Audit": AuditSettings,
+    "Spill": SpillSettings,
+    "Forwarding": ForwarderSettings,
 }

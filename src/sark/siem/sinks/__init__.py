@@ -1,0 +1,1 @@
+"""Where audit events go: one file for each kind of receiver."""
