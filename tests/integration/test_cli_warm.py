@@ -14,7 +14,6 @@ from typing import Any, cast
 import pytest
 
 from sark.gateway import Request
-from sark.policy.hot import spell
 from sark.runtime import open_runtime
 from sark.settings import load
 from tests.support.gateways import question
@@ -345,7 +344,7 @@ async def test_a_service_warms_what_was_asked_before_it_stopped(tmp_path: Path) 
 
 def test_a_service_does_not_when_told_so(server: ValkeyServer, tmp_path: Path) -> None:
     with server.client() as client:
-        client.zadd(HOT, {spell(question(action="x:read")): 1})
+        client.zadd(HOT, {question(action="x:read").text: 1})
         client.expire(HOT, 60)
         with SarkService(tmp_path, VALKEY_URL=server.url, SARK_WARM_ON_START="false") as service:
             assert service.stop() == 0

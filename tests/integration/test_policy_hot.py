@@ -16,7 +16,6 @@ from sark.policy.hot import (
     MAX_FLUSHED,
     HotRequests,
     recall,
-    spell,
 )
 from sark.policy.policy_file import PolicyFile
 from sark.store import Store
@@ -152,8 +151,8 @@ class TestDecay:
             hot = log_on(store)
             await count(hot, question("ann"), times=80)
             with server.client() as client:
-                client.zadd(KEY, {spell(question("old")): 1.9 * FORGOTTEN})
-                client.zadd(KEY, {spell(question("just")): 2 * FORGOTTEN})
+                client.zadd(KEY, {question("old").text: 1.9 * FORGOTTEN})
+                client.zadd(KEY, {question("just").text: 2 * FORGOTTEN})
             age(server, HALF_LIFE_MS)
             await count(hot, question("ben"))
             assert set(users(server)) == {"ann", "ben", "just"}

@@ -20,7 +20,7 @@ from sark.policy import warm_up as warm_up_module
 from sark.policy.decisions import Decisions
 from sark.policy.evaluators import Evaluation
 from sark.policy.generations import Generations
-from sark.policy.hot import HotRequests, spell
+from sark.policy.hot import HotRequests
 from sark.policy.policy_file import PolicyFile, PolicyRule
 from sark.policy.projection import Without
 from sark.policy.warm_up import WarmUp
@@ -524,10 +524,10 @@ class TestAtTheStart:
         evaluator = Scripted(ALLOW)
         rules = PolicyFile(rules={"authz": PolicyRule(Without([("secret",)]))})
         members = [
-            spell(question("ann")),
+            question("ann").text,
             b"no question",
-            spell(question("ben", context={"secret": 1})),
-            spell(question(policy="gone")),
+            question("ben", context={"secret": 1}).text,
+            question(policy="gone").text,
         ]
         async with warming_up(server.url, evaluator, *members, rules=rules) as (
             up,
@@ -548,7 +548,7 @@ class TestAtTheStart:
 
     async def test_readiness_waits_for_it_up_to_a_bound(self, server: ValkeyServer) -> None:
         gate = Gate()
-        member = spell(question())
+        member = question().text
         async with warming_up(server.url, Scripted(gate), member, ready_within=0.2) as (
             up,
             told,
@@ -566,7 +566,7 @@ class TestAtTheStart:
 
     async def test_readiness_comes_when_it_ends(self, server: ValkeyServer) -> None:
         gate = Gate()
-        member = spell(question())
+        member = question().text
         async with warming_up(
             server.url, Scripted(gate), member, ready_within=PATIENCE_SECONDS
         ) as (
@@ -584,7 +584,7 @@ class TestAtTheStart:
 
     async def test_readiness_does_not_wait_unless_told(self, server: ValkeyServer) -> None:
         gate = Gate()
-        async with warming_up(server.url, Scripted(gate), spell(question())) as (up, _, _):
+        async with warming_up(server.url, Scripted(gate), question().text) as (up, _, _):
             up.start()
             assert not up.holds_readiness
             await gate.reached.wait()
@@ -601,7 +601,7 @@ class TestAtTheStart:
         gate = Gate()
         async with open_runtime(settings) as runtime:
             runtime.gateway.decisions.evaluations.evaluator = Scripted(gate)
-            await record(runtime.store, spell(question()))
+            await record(runtime.store, question().text)
             assert (await readiness(runtime)).ready
             runtime.warm_up.start()
             await gate.reached.wait()
@@ -620,7 +620,7 @@ class TestAtTheStart:
         self, private_server: Callable[..., ValkeyServer]
     ) -> None:
         lost = private_server()
-        member = spell(question())
+        member = question().text
         async with warming_up(lost.url, Scripted(ALLOW), member, patience=0.5) as (up, told, _):
             lost.kill()
             up.start()
@@ -631,7 +631,7 @@ class TestAtTheStart:
     @pytest.mark.usefixtures("quick")
     async def test_an_engine_that_is_not_up_yet_is_waited_for(self, server: ValkeyServer) -> None:
         evaluator = Away()
-        members = [spell(each) for each in many(50)]
+        members = [each.text for each in many(50)]
         async with warming_up(server.url, evaluator, *members) as (up, told, decisions):
             up.start()
             await until(lambda: evaluator.checks > 3, within=PATIENCE_SECONDS, what="it asks")
@@ -662,7 +662,7 @@ class TestAtTheStart:
             )
             async with open_runtime(settings, hub=hub) as runtime:
                 asked = [question(f"user-{number}", policy="full") for number in range(200)]
-                await record(runtime.store, *(spell(each) for each in asked))
+                await record(runtime.store, *(each.text for each in asked))
                 runtime.warm_up.start()
                 await until(lambda: told, within=PATIENCE_SECONDS, what="it has to wait")
                 assert told[0].reason == "OPA: connection refused"
@@ -678,7 +678,7 @@ class TestAtTheStart:
     ) -> None:
         evaluator = Away(away_after=20)
         evaluator.is_away = False
-        members = [spell(each) for each in many(100)]
+        members = [each.text for each in many(100)]
         async with warming_up(server.url, evaluator, *members) as (up, told, _):
             up.start()
             await until(lambda: told, within=PATIENCE_SECONDS, what="it stops")
@@ -696,7 +696,7 @@ class TestAtTheStart:
                 raise EvaluationError("broken for these")
             return ALLOW
 
-        members = [spell(each) for each in many(30)]
+        members = [each.text for each in many(30)]
         async with warming_up(server.url, Scripted(decide), *members) as (up, told, _):
             up.start()
             await until(lambda: told, within=PATIENCE_SECONDS, what="it ends")
@@ -714,7 +714,7 @@ class TestAtTheStart:
             await until(lambda: told, within=PATIENCE_SECONDS, what="it has to wait")
             lost.start()
             with lost.client() as client:
-                client.zadd("policy:hot_requests", {spell(question()): 1})
+                client.zadd("policy:hot_requests", {question().text: 1})
                 client.expire("policy:hot_requests", 60)
             await until(lambda: not told[-1].reason, within=PATIENCE_SECONDS, what="it warms")
             assert told[-1].stored == 1
@@ -722,7 +722,7 @@ class TestAtTheStart:
 
     async def test_closing_ends_it(self, server: ValkeyServer) -> None:
         evaluator = Scripted(ALLOW)
-        async with warming_up(server.url, evaluator, spell(question())) as (up, told, _):
+        async with warming_up(server.url, evaluator, question().text) as (up, told, _):
             before = asyncio.all_tasks()
             up.start()
             await up.close()

@@ -69,8 +69,9 @@ class HotRequests:
         self._store = store
         self._every = every
         self._keep = keep
-        # Counts down to the next sample. What starts at 0 never comes to it.
-        self._left = self._distance() if every else 0
+        # Counted down; what starts at 0 never comes to it.
+        self.left = self._distance() if every else 0
+        """Questions until the next one that ``sample`` is to count."""
         self._counts: dict[bytes, int] = {}
 
     def note(self, question: Question, rules: PolicyFile) -> None:
@@ -80,24 +81,24 @@ class HotRequests:
             question: What was asked.
             rules: How sensitive actions are.
         """
-        self._left -= 1
-        if self._left:
+        self.left -= 1
+        if not self.left:
+            self.sample(question, rules)
+
+    def sample(self, question: Question, rules: PolicyFile) -> None:
+        """Count a question, and draw when to count the next one; see ``note``."""
+        self.left = self._distance()
+        if rules.sensitivity(question.action) is Sensitivity.HIGH:
             return
-        self._left = self._distance()
-        if rules.sensitivity(question.action) is not Sensitivity.HIGH:
-            self._count(question)
-
-    def _distance(self) -> int:
-        """Draw when to sample next; a fixed distance would follow any rhythm of the callers."""
-        return random.randint(1, 2 * self._every - 1)  # noqa: S311 - not cryptography
-
-    def _count(self, question: Question) -> None:
-        member = spell(question)
-        counts = self._counts
+        member, counts = question.text, self._counts
         if member in counts:
             counts[member] += 1
         elif len(counts) < MAX_COUNTED and len(member) <= MAX_MEMBER_BYTES:
             counts[member] = 1
+
+    def _distance(self) -> int:
+        """Draw when to sample next; a fixed distance would follow any rhythm of the callers."""
+        return 1 + int(random.random() * (2 * self._every - 1))  # noqa: S311 - not cryptography
 
     async def flush(self) -> None:
         """Add the counts of this process to the log.
@@ -147,12 +148,6 @@ class HotRequests:
         return members
 
 
-def spell(question: Question) -> bytes:
-    """Write a question as JSON; a question has one form only."""
-    # Policy names are plain words, see SARK_POLICIES.
-    return b'{"policy":"%b",%b' % (question.policy.encode(), question.input[1:])
-
-
 def recall(member: bytes, rules: PolicyFile, policies: Sequence[str]) -> Question:
     """Read a question of the log.
 
@@ -160,7 +155,7 @@ def recall(member: bytes, rules: PolicyFile, policies: Sequence[str]) -> Questio
     since: what a policy no longer sees must not reach it by way of the log either.
 
     Args:
-        member: As ``HotRequests.read`` returns it.
+        member: As ``HotRequests.read`` returns it: a question's text.
         rules: What each policy sees of a request.
         policies: The names that are served.
 
