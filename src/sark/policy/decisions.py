@@ -123,11 +123,14 @@ class Decisions:
             policies, rules, revision = self._followed
             if policies is not self.evaluations.evaluator.revision or rules is not self.cache.rules:
                 revision = self._follow_revision(near)
-            entry = near.get_coherent(question.key, now)
+            # Most of what a hit costs is calls, so this one and that of ``hot.note`` are saved.
+            if now <= near.serves_until:
+                entry = near.cache.get(question.key, now)
+            else:
+                entry = near.get_coherent(question.key, now)
             if entry is not None:
                 hot = self.hot
                 if hot is not None:
-                    # As ``hot.note``, spelled out: a call is a twentieth of what a hit costs.
                     hot.left -= 1
                     if not hot.left:
                         hot.sample(question, self.cache.rules)

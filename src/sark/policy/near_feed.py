@@ -22,6 +22,7 @@ MAX_MESSAGE_BYTES = 1024
 SCOPES = get_args(Scope)
 # A start that is refused says itself why; until then nobody has missed the near cache.
 PATIENCE_SECONDS = 1.0
+NEVER = float("-inf")
 
 
 class NearFeed:
@@ -39,6 +40,12 @@ class NearFeed:
         self.now: Callable[[], float] = asyncio.get_running_loop().time
         self._hub: Hub = store.hub
         self._clock = ServerClock(store.state)
+        self.serves_until = NEVER
+        """Until when the cache may be asked without ``get_coherent``, on the event loop's clock.
+
+        It is known from the last heartbeat that ``get_coherent`` knew of, and taken back when the
+        connection breaks.
+        """
         self._serving = False
         self._told = ""
         self._told_after = float("inf")
@@ -112,7 +119,10 @@ class NearFeed:
         within = now - self._feed.coherent_at <= self.bound
         if within is not self._serving:
             self._switch(within)
-        return self.cache.get(key, now) if within else None
+        if not within:
+            return None
+        self.serves_until = self._feed.coherent_at + self.bound
+        return self.cache.get(key, now)
 
     def _judge(self) -> None:
         """Report what has become of the feed, also when nobody asks."""
@@ -134,8 +144,10 @@ class NearFeed:
 
     def _changed(self, keys: Sequence[bytes] | None) -> None:
         self.cache.changed(keys)
-        if keys is None and not self._closing:
-            self._judge()
+        if keys is None:
+            self.serves_until = NEVER
+            if not self._closing:
+                self._judge()
 
     def _changed_here(self, event: GenerationChanged) -> None:
         match event.scope:

@@ -38,16 +38,13 @@ class EmbeddedRego:
         self._directory = directory
         self._policies = policies
         self._program = RegoProgram(read_source(directory), policies)
+        self.revision = self._program.source.revision
+        """Digest of the policy directory. No property: each near hit reads it."""
 
     @property
     def description(self) -> str:
         """Which engine this is."""
         return f"embedded Rego, {self._directory}"
-
-    @property
-    def revision(self) -> str:
-        """Digest of the policy directory."""
-        return self._program.source.revision
 
     async def evaluate(self, policy: str, input_json: bytes) -> Evaluation:
         """Evaluate one policy; see ``Evaluator``."""
@@ -74,6 +71,7 @@ class EmbeddedRego:
         if source.revision == self.revision:
             return False
         self._program = await RegoProgram.in_turns(source, self._policies)
+        self.revision = source.revision
         return True
 
     async def ready(self) -> str | None:
