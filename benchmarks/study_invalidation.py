@@ -27,7 +27,7 @@ REPEATS = 50
 SCAN_COUNT = 1000
 BATCH = 1000
 TTL_SECONDS = 3600
-STAMP = "k3V0c2FyayBiZW5jaG1h"
+STAMP = "k3V0c2Fyay"
 
 
 def invalidation_study(decisions: int) -> Study:

@@ -28,7 +28,7 @@ DECISION_BYTES = 200
 REASON_SIZES = (256, 384, 512, 768, 1024, 2048, 4096)
 BATCH = 1000
 TTL_SECONDS = 3600
-STAMP = "k3V0c2FyayBiZW5jaG1h"
+STAMP = "k3V0c2Fyay"
 GUIDE = "200-byte decision, the guide's key and no stamp"
 
 Entry = tuple[str, bytes]

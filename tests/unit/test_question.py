@@ -155,6 +155,13 @@ def test_the_key_is_made_of_exactly_what_the_policy_sees(
     assert form(seen) == form(expected)
 
 
+def test_the_form_of_the_key_is_fixed() -> None:
+    made = asked({"b": [{"z": 1, "a": "\u00e9"}], "a": None}, policy='a"action":', action="x:read")
+    seen = '{"action":"x:read","context":{"a":null,"b":[{"a":"\u00e9","z":1}]},"resource":"r"'
+    assert made.input.decode() == seen + ',"user_id":"u"}'
+    assert made.digest == sha256(b'a"action":\n' + made.input).digest()
+
+
 def test_in_this_process_a_question_is_known_by_its_bytes_or_if_long_by_their_digest() -> None:
     short, long = asked({"a": 1}), asked({"a": "x" * 1000})
     assert short.key == short.text

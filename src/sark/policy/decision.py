@@ -3,10 +3,10 @@
 The cached form is JSON with the allow and reason of the guide, and ``v``, one text for everything
 else (two members for it would take ten bytes more, an allocation class of the server)::
 
-    2 hnkctu40zk 20-characters-stamp :300
-    | |          |                   |
-    | |          |                   life in seconds, when the policy chose one
-    | |          what it is valid under
+    2 hnkctu40zk Vt9gZkq0p3 :300
+    | |          |          |
+    | |          |          life in seconds, when the policy chose one
+    | |          stamp: what it is valid under
     | when its evaluation began: microseconds of the state server's clock, in base 36
     format version
 

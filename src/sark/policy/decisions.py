@@ -7,6 +7,7 @@ uses the same steps one by one: ``plan`` and ``glance`` before its round trip, `
 from __future__ import annotations
 
 import asyncio
+from math import floor
 
 import msgspec
 from cachebox import LRUCache
@@ -123,7 +124,7 @@ class Decisions:
             policies, rules, revision = self._followed
             if policies is not self.evaluations.evaluator.revision or rules is not self.cache.rules:
                 revision = self._follow_revision(near)
-            # Most of what a hit costs is calls, so this one and that of ``hot.note`` are saved.
+            # Calls are most of what a hit costs: this one and that of ``hot.note`` are saved.
             if now <= near.serves_until:
                 entry = near.cache.get(question.key, now)
             else:
@@ -134,7 +135,7 @@ class Decisions:
                     hot.left -= 1
                     if not hot.left:
                         hot.sample(question, self.cache.rules)
-                left = int(entry.ends - now) or 1
+                left = floor(entry.ends - now) or 1
                 return Outcome(entry.allow, entry.reason, "near", left, revision)
         wanted = self.plan(consistency, freshness)
         glance = self.glance(question, use_entry=False)
