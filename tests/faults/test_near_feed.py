@@ -41,6 +41,7 @@ async def broken(near: NearFeed) -> None:
         await asyncio.sleep(0)
     assert near.cache.stats().entries == 0
     assert not near.serving
+    assert near.serves_until == NEVER
 
 
 async def healed(decisions: Decisions) -> None:
@@ -121,6 +122,7 @@ async def test_a_stopped_server_is_served_from_no_longer_than_the_bound(
                     last = now
                 await asyncio.sleep(0.001)
             assert 0 < last - stopped <= BOUND_SECONDS
+            assert near.serves_until <= stopped + BOUND_SECONDS
             assert near.cache.stats().entries == 0
             with pytest.raises(StoreError):
                 await decisions.decide(question(), deadline=near.now() + 0.05)

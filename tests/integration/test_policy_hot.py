@@ -32,6 +32,7 @@ from tests.support.gateways import (
     together,
 )
 from tests.support.hot import CountWork
+from tests.support.near import near_gateway, warm
 from tests.support.probe import count_round_trips
 from tests.support.servers import ValkeyServer
 
@@ -209,6 +210,15 @@ class TestAnswers:
                 await decisions.decide(question("ann"))
             await hot.flush()
         assert users(server) == {"ann": 3}
+
+    async def test_hits_of_the_near_cache_alone_count_too(self, server: ValkeyServer) -> None:
+        async with near_gateway(server.url, near={"bound": 5.0}) as gateway:
+            await warm(gateway.decisions, question("ann"))
+            hot = gateway.decisions.hot = log_on(gateway.store)
+            sources = [(await gateway.decisions.decide(question("ann"))).source for _ in range(20)]
+            await hot.flush()
+        assert sources == ["near"] * 20
+        assert users(server) == {"ann": 20}
 
     @pytest.mark.parametrize(
         "decided",

@@ -43,8 +43,8 @@ class NearFeed:
         self.serves_until = NEVER
         """Until when the cache may be asked without ``get_coherent``, on the event loop's clock.
 
-        It is known from the last heartbeat that ``get_coherent`` knew of, and taken back when the
-        connection breaks.
+        That is the bound after the last heartbeat, as ``get_coherent`` saw it last. A break of the
+        connection takes it back.
         """
         self._serving = False
         self._told = ""
