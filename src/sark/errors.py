@@ -30,6 +30,7 @@
     ├── BreakerOpen                 a circuit breaker refuses the call: what it guards is down
     ├── LeaseLostError              a worker's lease on audit events has ended
     ├── SinkError                   a sink of audit events cannot be used
+    ├── UnreadableEventError        what stands in a queue is no audit event
     ├── LimitExceededError          a rate limit refused the request
     │   └── LimitDeniedError        ... because the deny-list names who asks; waiting is no use
     └── AuditError                  an answer's audit event was not accepted
@@ -72,6 +73,7 @@ __all__ = [
     "StoreUnavailableError",
     "TokenError",
     "UnknownPolicyError",
+    "UnreadableEventError",
     "UserMismatchError",
 ]
 
@@ -242,6 +244,10 @@ class LeaseLostError(SarkError):
 
 class SinkError(SarkError):
     """A sink of audit events cannot be used. The message is one line without secrets."""
+
+
+class UnreadableEventError(SarkError):
+    """What stands in a queue is no audit event. The message says why, and holds nothing of it."""
 
 
 class LimitExceededError(SarkError):

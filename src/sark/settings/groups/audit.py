@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from sark.settings import _kinds as kinds
 from sark.settings._choices import AuditOverflow
+from sark.settings._patterns import COMMON, field_patterns
 
 __all__ = ["AuditSettings"]
 
@@ -37,4 +38,12 @@ class AuditSettings(BaseModel):
         default=32_768,
         validation_alias="SARK_SIEM_EVENT_BYTES",
         description="Largest audit event; what a larger one has too much is cut off and marked.",
+    )
+    siem_redact: Annotated[tuple[str, ...], field_patterns()] = Field(
+        default=(COMMON,),
+        validation_alias="SARK_SIEM_REDACT",
+        description=(
+            "Fields of a context whose values are kept out of audit events; `common` stands for "
+            "passwords, tokens, keys and the like, see docs/audit-events.md."
+        ),
     )
