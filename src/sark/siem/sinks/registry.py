@@ -19,11 +19,9 @@ from sark.errors import ConfigurationError
 from sark.settings import Settings, SinkAddress
 from sark.siem import sinks
 from sark.siem.sinks.base import Sink
-from sark.siem.sinks.kind import SinkKind, SinkOptions, SinkPlan
+from sark.siem.sinks.kind import FORMAT, SinkKind, SinkOptions, SinkPlan
 
-__all__ = ["common_options", "format_of", "make_sink", "plan_sink", "plan_sinks", "sink_kinds"]
-
-FORMAT = "format"
+__all__ = ["common_options", "make_sink", "plan_sink", "plan_sinks", "sink_kinds"]
 
 
 @cache
@@ -89,11 +87,6 @@ def make_sink(plan: SinkPlan) -> Sink:
         return _kind(plan.address).make(plan)
     except ConfigurationError as error:
         raise _refusal(plan.address, str(error)) from None
-
-
-def format_of(plan: SinkPlan) -> str:
-    """Name the format in which a sink's events are written, such as ``ocsf``."""
-    return str(plan.options[FORMAT])
 
 
 def _kind(address: SinkAddress) -> SinkKind:
