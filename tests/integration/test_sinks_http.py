@@ -450,7 +450,7 @@ async def test_unusable_files_are_found_when_the_sink_opens(
 
 def test_options_that_contradict_each_other() -> None:
     for address, why in (
-        ("webhook+http://h/?ca=/x", "got the option 'ca', expected a scheme with https"),
+        ("webhook+http://h/?ca=/x", "got the option 'ca', expected a scheme with TLS"),
         ("webhook+https://h/?cert=/x", "expected the options 'cert' and 'key' together"),
         ("datadog://site:80", "got 'site:80', expected a site such as datadoghq.eu"),
     ):
