@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import gzip
+import html
 import json
 import os
 import ssl
@@ -189,5 +190,8 @@ def secret_forms(token: SecretStr | None) -> tuple[str, ...]:
     text = token.get_secret_value()
     plain = {text, text.partition(":")[2]} - {""}
     forms = plain | {base64.b64encode(text.encode()).decode()}
-    forms |= {quote(form, safe="") for form in plain} | {json.dumps(form)[1:-1] for form in plain}
+    forms |= {quote(form, safe="") for form in plain} | {html.escape(form) for form in plain}
+    escaped = {json.dumps(form)[1:-1] for form in forms}
+    # Some write a slash in JSON as \/.
+    forms |= escaped | {form.replace("/", r"\/") for form in escaped}
     return tuple(sorted(forms, key=len, reverse=True))
