@@ -12,7 +12,10 @@ from sark.settings import SinkAddress
 from sark.siem.sinks.base import Sink
 from sark.siem.sinks.options import Option
 
-__all__ = ["SinkKind", "SinkOptions", "SinkPlan"]
+__all__ = ["FORMAT", "SinkKind", "SinkOptions", "SinkPlan"]
+
+FORMAT = "format"
+"""The option that all sinks have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,16 @@ class SinkPlan:
     options: Mapping[str, Any] = field(default_factory=dict)
     token: SecretStr | None = None
     common: SinkOptions = field(default_factory=SinkOptions)
+
+    @property
+    def format(self) -> str:
+        """The format in which the sink's events are written, such as ``ocsf``."""
+        return str(self.options[FORMAT])
+
+    @property
+    def is_json(self) -> bool:
+        """Whether an event in that format is a JSON object rather than a line of text."""
+        return self.format != "cef"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,23 +19,21 @@ from sark.errors import ConfigurationError
 from sark.settings import Settings, SinkAddress
 from sark.siem import sinks
 from sark.siem.sinks.base import Sink
-from sark.siem.sinks.kind import SinkKind, SinkOptions, SinkPlan
+from sark.siem.sinks.kind import FORMAT, SinkKind, SinkOptions, SinkPlan
 
-__all__ = ["common_options", "format_of", "make_sink", "plan_sink", "plan_sinks", "sink_kinds"]
-
-FORMAT = "format"
+__all__ = ["common_options", "make_sink", "plan_sink", "plan_sinks", "sink_kinds"]
 
 
 @cache
 def sink_kinds() -> Mapping[str, SinkKind]:
     """Return every kind of sink by each of its schemes."""
     kinds: dict[str, SinkKind] = {}
-    for found in sorted(pkgutil.iter_modules(sinks.__path__, f"{sinks.__name__}.")):
-        kind = getattr(importlib.import_module(found.name), "SINK", None)
+    for name in sorted(found.name for found in pkgutil.iter_modules(sinks.__path__)):
+        kind = getattr(importlib.import_module(f"{sinks.__name__}.{name}"), "SINK", None)
         if isinstance(kind, SinkKind):
             for scheme in kind.schemes:
                 if scheme in kinds:
-                    raise TypeError(f"{found.name}: another sink has the scheme {scheme} already")
+                    raise TypeError(f"{name}: another sink has the scheme {scheme} already")
                 kinds[scheme] = kind
     return kinds
 
@@ -89,11 +87,6 @@ def make_sink(plan: SinkPlan) -> Sink:
         return _kind(plan.address).make(plan)
     except ConfigurationError as error:
         raise _refusal(plan.address, str(error)) from None
-
-
-def format_of(plan: SinkPlan) -> str:
-    """Name the format in which a sink's events are written, such as ``ocsf``."""
-    return str(plan.options[FORMAT])
 
 
 def _kind(address: SinkAddress) -> SinkKind:
