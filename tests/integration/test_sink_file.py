@@ -27,11 +27,12 @@ from tests.support.polling import until
 CHECKOUT = Path(__file__).parents[2]
 WITHIN = 20.0
 
-# Appends batches of 20 events for ever, and tells of each that is delivered.
+# Appends batches of 20 events for ever, and tells after each where the next begins.
 WRITER = """
 import asyncio, sys
 from pathlib import Path
 from sark.siem.sinks.file import FileSink
+from sark.siem.sinks.verdict import Delivered
 from tests.integration.test_sink_file import batch
 
 async def main(path, start):
@@ -39,7 +40,7 @@ async def main(path, start):
     await sink.open()
     first = int(start)
     while True:
-        await sink.send(batch(first, 20))
+        assert await sink.send(batch(first, 20)) == Delivered()
         first += 20
         print(first, flush=True)
 
@@ -87,6 +88,11 @@ def start_writer(path: Path, first: int) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         text=True,
     )
+
+
+def first_line(writer: subprocess.Popen[str]) -> int:
+    assert writer.stdout is not None
+    return int(writer.stdout.readline())
 
 
 @contextmanager
@@ -205,15 +211,16 @@ async def test_several_processes_share_a_file_and_one_is_killed(tmp_path: Path) 
     path = tmp_path / "events"
     writers = [start_writer(path, first) for first in (0, 1_000_000)]
     try:
+        told = [await asyncio.to_thread(first_line, writer) for writer in writers]
+        size = path.stat().st_size
         await until(
-            lambda: path.exists() and path.stat().st_size > 500_000,
-            within=WITHIN,
-            what="both have written",
+            lambda: path.stat().st_size > size + 300_000, within=WITHIN, what="they write on"
         )
     finally:
         for writer in writers:
             writer.send_signal(signal.SIGKILL)
-    told = [int(writer.communicate()[0].split()[-1]) for writer in writers]
+        rest = [writer.communicate()[0].split() for writer in writers]
+    told = [int(later[-1]) if later else first for first, later in zip(told, rest, strict=True)]
     async with opened(path) as sink:
         assert await sink.send(batch(5_000_000, 1)) == Delivered()
     lines = path.read_bytes().splitlines()
