@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib.resources import files
 
 import msgspec
@@ -16,7 +17,7 @@ from sark.siem.bounds import QueueBounds
 from sark.siem.event import new_event_id
 from sark.siem.leases import SinkQueue
 from sark.store import Script, Store
-from tests.support.gateways import open_store
+from tests.support.gateways import Meeting, open_store
 from tests.support.servers import ValkeyServer
 from tests.support.sessions import FrozenClock
 
@@ -24,6 +25,7 @@ __all__ = [
     "BOTH",
     "RECEIVED",
     "WORKED_AT_ONCE",
+    "LeaseWork",
     "contents",
     "event_of",
     "frozen_lease_clock",
@@ -102,6 +104,32 @@ def frozen_lease_clock(server: ValkeyServer) -> Iterator[FrozenClock]:
 
 
 # What other processes run must be found by name, so it stands here.
+
+
+@dataclass(frozen=True)
+class LeaseWork:
+    """Leases and acknowledges with several workers until nothing is queued; returns the ids."""
+
+    meeting: Meeting
+    workers: int
+
+    def __call__(self, number: int) -> list[str]:
+        self.meeting.join()
+        return asyncio.run(self._run(number))
+
+    async def _run(self, number: int) -> list[str]:
+        async with open_store(self.meeting.url) as store:
+            sink = open_sink(store)
+
+            async def work(worker: str) -> list[str]:
+                ids: list[str] = []
+                while (lease := await sink.lease(worker, events=7, size=10**6)) is not None:
+                    ids += ids_of(lease.events)
+                    await sink.acknowledge(lease)
+                return ids
+
+            found = await asyncio.gather(*(work(f"{number}-{n}") for n in range(self.workers)))
+        return [each for ids in found for each in ids]
 
 
 def work_until_killed(url: str, worker: str, lease: float) -> None:
