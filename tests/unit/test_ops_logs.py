@@ -13,24 +13,32 @@ import structlog
 
 from sark.events import (
     AuditRefused,
+    AuditReplayed,
+    AuditSpilled,
+    BreakerChanged,
     CacheWriteFailed,
+    DeadLettered,
     EvaluationFailed,
     EvaluatorBreakerChanged,
     Event,
+    ForwardFailed,
     GenerationChanged,
     GuardChanged,
     Hub,
     IssuerKeysFetched,
     IssuerUnavailable,
+    LeaseExpired,
     PoliciesRestored,
     RefreshReused,
     ScriptLoaded,
     ServerClockRead,
     SigningKeysChanged,
     SigningKeysRefused,
+    SinkPaused,
 )
-from sark.ops import logs
-from sark.ops.logs import REMEDIES, Quiet, configure_logs, report_events
+from sark.ops import quiet
+from sark.ops.logs import REMEDIES, configure_logs, report_events
+from sark.ops.quiet import Quiet
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +74,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
-    monkeypatch.setattr(logs, "monotonic", found)
+    monkeypatch.setattr(quiet, "monotonic", found)
     return found
 
 
@@ -158,26 +166,26 @@ def test_configuring_again_does_not_double(lines: Any) -> None:
 
 def test_quiet_lets_one_through_a_second_and_counts_the_rest(clock: Clock) -> None:
     said: list[tuple[str, dict[str, Any]]] = []
-    quiet = Quiet(lambda message, **fields: said.append((message, fields)))
+    report = Quiet(lambda message, **fields: said.append((message, fields)))
     for number in range(10):
-        quiet("failed", number=number)
+        report("failed", number=number)
     assert said == [("failed", {"number": 0})]
     clock.now += 0.999
-    quiet("failed", number=10)
+    report("failed", number=10)
     assert len(said) == 1
     clock.now += 0.001
-    quiet("failed", number=11)
+    report("failed", number=11)
     assert said[1:] == [("failed", {"number": 11, "left_out": 10})]
     clock.now += 1
-    quiet("failed", number=12)
+    report("failed", number=12)
     assert said[2:] == [("failed", {"number": 12})]
 
 
 def test_quiet_lets_rare_reports_through(clock: Clock) -> None:
     said: list[str] = []
-    quiet = Quiet(said.append)
+    report = Quiet(said.append)
     for _ in range(5):
-        quiet("failed")
+        report("failed")
         clock.now += 2
     assert said == ["failed"] * 5
 
@@ -287,6 +295,51 @@ def test_quiet_lets_rare_reports_through(clock: Clock) -> None:
                 "remedy": REMEDIES["full"],
             },
         ),
+        (
+            AuditSpilled("main", 3, "unavailable"),
+            "warning",
+            {"event": "audit events spilled to disk", "sink": "main", "reason": "unavailable"},
+        ),
+        (
+            AuditReplayed("main", 3),
+            "info",
+            {"event": "spilled audit events queued", "events": 3},
+        ),
+        (
+            ForwardFailed("main", "unavailable", "why", 1.5),
+            "warning",
+            {"kind": "unavailable", "reason": "why", "pause_seconds": 1.5},
+        ),
+        (
+            SinkPaused("main", paused=True, kind="unauthorized", reason="why"),
+            "error",
+            {"event": "sink paused", "sink": "main", "kind": "unauthorized", "reason": "why"},
+        ),
+        (
+            SinkPaused("main", paused=False, kind="unauthorized", reason=""),
+            "info",
+            {"event": "sink takes events again", "sink": "main"},
+        ),
+        (
+            DeadLettered("main", 2, "rejected", "why"),
+            "error",
+            {"event": "audit events became dead letters", "events": 2, "reason": "why"},
+        ),
+        (
+            LeaseExpired("main", 7),
+            "warning",
+            {"event": "audit events of a lost worker are queued again", "events": 7},
+        ),
+        (
+            BreakerChanged("siem", "open", "why"),
+            "error",
+            {"event": "circuit breaker changed", "breaker": "siem", "state": "open"},
+        ),
+        (
+            BreakerChanged("siem", "closed", "", shared=False),
+            "info",
+            {"state": "closed", "decided_by": "this process alone"},
+        ),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Event) else "",
 )
@@ -303,7 +356,14 @@ def test_events_are_reported(lines: Any, event: Event, level: str, said: dict[st
 
 @pytest.mark.parametrize(
     "event",
-    [EvaluationFailed("authz", "why"), CacheWriteFailed("authz", "why"), AuditRefused(1, "full")],
+    [
+        EvaluationFailed("authz", "why"),
+        CacheWriteFailed("authz", "why"),
+        AuditRefused(1, "full"),
+        AuditSpilled("main", 1, "full"),
+        ForwardFailed("main", "breaker", "why", 1.0),
+        DeadLettered("main", 1, "rejected", "why"),
+    ],
     ids=lambda event: type(event).__name__,
 )
 def test_what_comes_with_every_request_is_reported_once(
@@ -326,3 +386,12 @@ def test_kinds_do_not_silence_each_other(lines: Any, clock: Clock) -> None:
     hub.emit(EvaluationFailed("authz", "why"))
     hub.emit(AuditRefused(1, "full"))
     assert len(lines()) == 2
+
+
+def test_sinks_do_not_silence_each_other(lines: Any, clock: Clock) -> None:
+    configure_logs("info", "json")
+    hub = Hub()
+    report_events(hub)
+    for sink in ("main", "splunk"):
+        hub.emit(ForwardFailed(sink, "unavailable", "why", 1.0))
+    assert [line["sink"] for line in lines()] == ["main", "splunk"]

@@ -13,7 +13,11 @@ from sark.events import (
     AuditAppended,
     AuditDropped,
     AuditRefused,
+    AuditReplayed,
+    AuditSpilled,
+    BreakerChanged,
     CacheWriteFailed,
+    DeadLettered,
     Decided,
     Enforced,
     EvaluationEnded,
@@ -21,12 +25,15 @@ from sark.events import (
     EvaluatorBreakerChanged,
     EvaluatorQueued,
     Event,
+    Forwarded,
+    ForwardFailed,
     FreshnessUnverifiable,
     GenerationChanged,
     GuardChanged,
     Hub,
     IssuerKeysFetched,
     IssuerUnavailable,
+    LeaseExpired,
     LimitFallback,
     LimitRefused,
     LimitShadowed,
@@ -47,6 +54,7 @@ from sark.events import (
     SessionRefused,
     SigningKeysChanged,
     SigningKeysRefused,
+    SinkPaused,
     TokenRefreshed,
     Warmed,
 )
@@ -194,6 +202,41 @@ EXPECTED: list[tuple[Event, dict[str, float]]] = [
         },
     ),
     (AuditDropped(2), {"sark_audit_events_dropped_total": 2}),
+    (
+        AuditSpilled("main", 3, "late"),
+        {"sark_siem_spilled_events_total reason=late sink=main": 3},
+    ),
+    (AuditReplayed("main", 3), {"sark_siem_replayed_events_total sink=main": 3}),
+    (
+        Forwarded("splunk", 10, 5000, 0.5),
+        {
+            "sark_siem_forwarded_events_total sink=splunk": 10,
+            "sark_siem_forwarded_bytes_total sink=splunk": 5000,
+            "sark_siem_forward_seconds_count sink=splunk": 1,
+            "sark_siem_forward_seconds_sum sink=splunk": 0.5,
+        },
+    ),
+    (
+        ForwardFailed("main", "throttled", "x", 1.0),
+        {"sark_siem_forward_failures_total kind=throttled sink=main": 1},
+    ),
+    (
+        SinkPaused("main", paused=True, kind="unauthorized", reason="x"),
+        {"sark_siem_sink_paused kind=unauthorized sink=main": 1},
+    ),
+    (
+        DeadLettered("main", 2, "rejected", "x"),
+        {"sark_siem_dead_letters_total kind=rejected sink=main": 2},
+    ),
+    (LeaseExpired("main", 7), {"sark_siem_lease_expired_events_total sink=main": 7}),
+    (
+        BreakerChanged("siem", "open", "x", shared=False),
+        {
+            "sark_breaker_changes_total breaker=siem state=open": 1,
+            "sark_breaker_state breaker=siem state=open": 1,
+            "sark_breaker_alone breaker=siem": 1,
+        },
+    ),
     (AuditRefused(2, "full"), {"sark_audit_events_refused_total reason=full": 2}),
 ]
 
@@ -220,6 +263,7 @@ def test_every_event_is_counted() -> None:
         GuardChanged("state", is_open=False, reason=""),
         EvaluatorBreakerChanged("closed", ""),
         EvaluatorBreakerChanged("half_open", "x"),
+        SinkPaused("main", paused=False, kind="unauthorized", reason=""),
     ],
     ids=str,
 )
@@ -245,6 +289,10 @@ def test_counts_add_up() -> None:
         SigningKeysRefused("marked"),
         IssuerUnavailable("idp", "marked", usable=False),
         Warmed(0, 0, 0, 0, 0, seconds=0.5, reason="marked"),
+        ForwardFailed("main", "unavailable", "marked", 1.0),
+        SinkPaused("main", paused=True, kind="unauthorized", reason="marked"),
+        DeadLettered("main", 1, "rejected", "marked"),
+        BreakerChanged("siem", "open", "marked"),
     ],
     ids=lambda event: type(event).__name__,
 )

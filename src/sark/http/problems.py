@@ -29,7 +29,7 @@ from sark.errors import (
     UserMismatchError,
 )
 from sark.http.ratelimit_fields import LIMIT_DENIED, QUOTA_EXCEEDED, LimitFields, refusing, told
-from sark.ops.logs import Quiet
+from sark.ops.quiet import Quiet
 from sark.policy.consistency import Consistency
 from sark.ratelimit import LimitState
 

@@ -14,7 +14,8 @@ from sark.http.problems import limit_response, problem_of, problem_response
 from sark.http.ratelimit_charging import ChargedBy, charge_request, refuse_useless
 from sark.http.ratelimit_fields import Fields, LimitFields
 from sark.http.ratelimit_state import limiter_of
-from sark.ops.logs import Quiet, logger
+from sark.ops.logs import logger
+from sark.ops.quiet import Quiet
 from sark.ratelimit import Charge, Identity, Limit, RateLimiter
 from sark.ratelimit.named import NamedLimits, identities_of, qualify, refusal_of
 

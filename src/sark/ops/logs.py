@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Callable
-from time import monotonic
 from typing import Any
 
 import msgspec
@@ -42,11 +40,12 @@ from sark.events import (
     SigningKeysRefused,
     Warmed,
 )
+from sark.ops.quiet import Quiet
+from sark.ops.siem_logs import report_forwarding
 from sark.settings import LogFormat, LogLevel
 
-__all__ = ["Quiet", "configure_logs", "logger", "report_events"]
+__all__ = ["configure_logs", "logger", "report_events"]
 
-QUIET_SECONDS = 1.0
 REMEDIES = {
     "full": "drain siem:event_queue, or raise SARK_SIEM_MAX_EVENTS or SARK_SIEM_MAX_BYTES",
     "unavailable": "bring the state server back",
@@ -98,28 +97,8 @@ def _is_no_cancellation(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
-class Quiet:
-    """Lets one report through per ``QUIET_SECONDS`` and counts the others."""
-
-    def __init__(self, report: Callable[..., Any]) -> None:
-        self._report = report
-        self._next = 0.0
-        self._left_out = 0
-
-    def __call__(self, message: str, **fields: Any) -> None:
-        """Report, or count."""
-        now = monotonic()
-        if now < self._next:
-            self._left_out += 1
-            return
-        if self._left_out:
-            fields["left_out"] = self._left_out
-        self._next, self._left_out = now + QUIET_SECONDS, 0
-        self._report(message, **fields)
-
-
 def report_events(hub: Hub) -> None:
-    """Log what happens to the servers, the policies, sessions, limits and the audit queue."""
+    """Log what happens to servers, policies, sessions, limits, audit events and breakers."""
     log = logger("sark")
     _report_servers(hub, log)
     _report_policies(hub, log)
@@ -128,6 +107,7 @@ def report_events(hub: Hub) -> None:
     _report_keys(hub, log)
     _report_limits(hub, log)
     _report_audit(hub, log)
+    report_forwarding(hub, log)
 
 
 def logger(name: str) -> Any:

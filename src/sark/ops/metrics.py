@@ -42,6 +42,7 @@ from sark.events import (
     Warmed,
 )
 from sark.ops.limiter_metrics import LimiterMetrics
+from sark.ops.siem_metrics import ForwardingMetrics
 from sark.policy.evaluators.opa import OpaHttp
 from sark.runtime import Runtime
 from sark.store import Server
@@ -67,6 +68,7 @@ class Metrics(LimiterMetrics):
         self._count_cache(hub)
         self._count_audit(hub)
         self._count_keys(hub)
+        self._forwarding = ForwardingMetrics(hub, self.registry)
         self._gauges()
 
     async def render(self, runtime: Runtime) -> tuple[bytes, str]:
