@@ -28,7 +28,10 @@
     ├── EvaluationError             the policy engine failed; never cached, always a denial
     │   └── EvaluatorBusyError      ... was not asked: too many evaluations are under way
     ├── BreakerOpen                 a circuit breaker refuses the call: what it guards is down
-    ├── LeaseLostError              a worker's lease on audit events has ended
+    ├── LeaseError                  audit events cannot be leased, or no longer are
+    │   ├── LeaseLostError          a worker's lease on audit events has ended
+    │   ├── LeaseHeldError          the worker holds a lease already
+    │   └── DeadLettersFullError    there is no room for dead letters, so nothing is leased
     ├── SinkError                   a sink of audit events cannot be used
     ├── LimitExceededError          a rate limit refused the request
     │   └── LimitDeniedError        ... because the deny-list names who asks; waiting is no use
@@ -46,12 +49,15 @@ __all__ = [
     "BreakerOpen",
     "ConfigurationError",
     "ConnectionLostError",
+    "DeadLettersFullError",
     "DurabilityError",
     "EmbeddedServerError",
     "EvaluationError",
     "EvaluatorBusyError",
     "InvalidRequestError",
     "IssuerUnavailableError",
+    "LeaseError",
+    "LeaseHeldError",
     "LeaseLostError",
     "LimitDeniedError",
     "LimitExceededError",
@@ -236,8 +242,20 @@ class BreakerOpen(SarkError):  # noqa: N818 - the field's name for it
         self.retry_after = retry_after
 
 
-class LeaseLostError(SarkError):
+class LeaseError(SarkError):
+    """Audit events cannot be leased, or no longer are."""
+
+
+class LeaseLostError(LeaseError):
     """A worker's lease has ended, so its events are another's now; nothing was changed."""
+
+
+class LeaseHeldError(LeaseError):
+    """The worker holds a lease already, perhaps one whose answer it did not get."""
+
+
+class DeadLettersFullError(LeaseError):
+    """There is no room for another dead letter, so nothing is leased: replay or purge them."""
 
 
 class SinkError(SarkError):
