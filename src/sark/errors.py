@@ -33,6 +33,7 @@
     │   ├── LeaseHeldError          the worker holds a lease already
     │   └── DeadLettersFullError    there is no room for dead letters, so nothing is leased
     ├── SinkError                   a sink of audit events cannot be used
+    ├── UnreadableEventError        what stands in a queue is no audit event
     ├── LimitExceededError          a rate limit refused the request
     │   └── LimitDeniedError        ... because the deny-list names who asks; waiting is no use
     └── AuditError                  an answer's audit event was not accepted
@@ -78,6 +79,7 @@ __all__ = [
     "StoreUnavailableError",
     "TokenError",
     "UnknownPolicyError",
+    "UnreadableEventError",
     "UserMismatchError",
 ]
 
@@ -260,6 +262,10 @@ class DeadLettersFullError(LeaseError):
 
 class SinkError(SarkError):
     """A sink of audit events cannot be used. The message is one line without secrets."""
+
+
+class UnreadableEventError(SarkError):
+    """What stands in a queue is no audit event. The message says why, and holds nothing of it."""
 
 
 class LimitExceededError(SarkError):

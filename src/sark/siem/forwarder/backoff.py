@@ -60,6 +60,11 @@ class Backoff:
             self._until = max(self._until, now + min(self._cap, named))
         return max(0.0, self._until - now)
 
+    def hold(self, *, now: float, seconds: float) -> float:
+        """Wait for a while without a failure; returns the seconds to wait from now."""
+        self._until = max(self._until, now + min(self._cap, seconds))
+        return max(0.0, self._until - now)
+
     def succeeded(self) -> None:
         """Note that the receiver took something: the next failure is the first again."""
         self._failures = 0

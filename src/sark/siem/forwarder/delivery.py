@@ -114,6 +114,10 @@ class Delivery:
                 return Stop(reason)
         return None
 
+    def taken(self, part: Sequence[int]) -> list[int]:
+        """Say which positions of a part the receiver has."""
+        return [position for position in part if self._outcomes[position] == DELIVERED]
+
     def unsettled(self) -> list[Outcome]:
         """List the outcomes of the events that are not settled yet, in order."""
         return [self._outcomes[position] for position in self._unsettled]
