@@ -172,6 +172,8 @@ def test_defaults() -> None:
         "siem_lease": 30,
         "siem_lease_expiries": 5,
         "siem_gzip": True,
+        "siem_sinks": None,
+        "siem_tokens": None,
         "wait_replicas": None,
         "session_ttl": 604_800,
         "session_idle": 86_400,

@@ -32,6 +32,7 @@ from sark.settings._load import READ_ELSEWHERE, load
 from sark.settings._model import Settings
 from sark.settings._rows import SettingRow, Source, describe, render_markdown
 from sark.settings._rules import check_exposure
+from sark.settings._sinks import SinkAddress
 from sark.settings._urls import ServerUrl, is_loopback, mask_url
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "SessionCapPolicy",
     "SettingRow",
     "Settings",
+    "SinkAddress",
     "Source",
     "SpillSync",
     "TokenAlgorithm",

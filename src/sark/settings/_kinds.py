@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,6 +17,14 @@ from typing import Any, Literal, NamedTuple
 from pydantic import GetCoreSchemaHandler, Secret, SecretStr
 from pydantic_core import CoreSchema, core_schema
 
+from sark.settings._sinks import (
+    ACCEPTED_SINKS,
+    SINK_NAME,
+    SinkAddress,
+    check_sinks,
+    mask_sinks,
+    parse_sinks,
+)
 from sark.settings._urls import (
     ACCEPTED_ISSUERS,
     ACCEPTED_OPA_URL,
@@ -94,7 +102,8 @@ class Kind:
         unit: What a number counts, or ``None``.
         secret: Whether no part of a value may ever be shown.
         show: Writes an accepted value for people.
-        is_url: Whether a refused value may hold a password where only URLs have one.
+        mask: Makes a refused text showable, where it may hold a password that only addresses have.
+        explains: Whether the ``ValueError`` tells people what is wrong, and holds nothing secret.
     """
 
     type: str
@@ -103,7 +112,8 @@ class Kind:
     unit: str | None = None
     secret: bool = False
     show: Callable[[Any], str] = show_plain
-    is_url: bool = False
+    mask: Callable[[str], str] | None = None
+    explains: bool = False
 
     @property
     def expected(self) -> str:
@@ -116,8 +126,8 @@ class Kind:
             return "a value that is not shown because it is a secret"
         if isinstance(value, str):
             # ``repr`` escapes line breaks, control characters and broken encodings.
-            return repr(_shorten(mask_url(value) if self.is_url else value))
-        return MASK if self.is_url else _shorten(ascii(value))
+            return repr(_shorten(self.mask(value) if self.mask else value))
+        return MASK if self.mask else _shorten(ascii(value))
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -237,7 +247,48 @@ def trusted_issuers() -> Kind:
             raise ValueError("an issuer stands in it twice")
         return found
 
-    return Kind("list", ACCEPTED_ISSUERS, parse, is_url=True)
+    return Kind("list", ACCEPTED_ISSUERS, parse, mask=mask_url)
+
+
+def sinks() -> Kind:
+    """A comma separated list of receivers of audit events."""
+
+    def parse(value: object) -> tuple[SinkAddress, ...]:
+        if isinstance(value, str):
+            return parse_sinks(value)
+        if not isinstance(value, tuple) or not all(isinstance(s, SinkAddress) for s in value):
+            raise ValueError("neither text nor a tuple of addresses")
+        check_sinks(value)
+        return value
+
+    return Kind("list", ACCEPTED_SINKS, parse, mask=mask_sinks, explains=True)
+
+
+def sink_tokens() -> Kind:
+    """Credentials by name of their sink, never shown; each is a variable of its own."""
+    name, token = re.compile(SINK_NAME), re.compile("[!-~]+")
+
+    def parse(value: object) -> dict[str, SecretStr]:
+        if not isinstance(value, Mapping):
+            raise ValueError("not a mapping")  # noqa: TRY004 - pydantic takes ValueError alone
+        parsed = {}
+        for sink, given in value.items():
+            text = given.get_secret_value() if isinstance(given, SecretStr) else given
+            if not isinstance(sink, str) or not name.fullmatch(sink):
+                raise ValueError("the name of no sink")
+            if not isinstance(text, str) or not token.fullmatch(text):
+                raise ValueError(f"of {sink}")
+            parsed[sink] = SecretStr(text)
+        return parsed
+
+    return Kind(
+        "secrets",
+        "printable ASCII characters without spaces",
+        parse,
+        secret=True,
+        show=lambda tokens: ", ".join(f"{sink}={MASK}" for sink in tokens),
+        explains=True,
+    )
 
 
 def networks() -> Kind:
@@ -291,7 +342,7 @@ def server_url() -> Kind:
             raise ValueError("not a string")  # noqa: TRY004 - pydantic takes ValueError alone
         return check_url(given)
 
-    return Kind("URL", ACCEPTED_URL, parse, show=mask_server_url, is_url=True)
+    return Kind("URL", ACCEPTED_URL, parse, show=mask_server_url, mask=mask_url)
 
 
 def opa_url() -> Kind:
@@ -302,7 +353,7 @@ def opa_url() -> Kind:
             raise ValueError("not a string")  # noqa: TRY004 - pydantic takes ValueError alone
         return check_opa_url(value)
 
-    return Kind("URL", ACCEPTED_OPA_URL, parse, is_url=True)
+    return Kind("URL", ACCEPTED_OPA_URL, parse, mask=mask_url)
 
 
 def _shorten(text: str) -> str:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 
 from sark.errors import SettingsError
-from sark.settings._environment import ENVIRON, variable_of
+from sark.settings._environment import ENVIRON, is_member, variable_of
 from sark.settings._model import Settings
 
 PREFIX = "SARK_"
@@ -52,14 +52,17 @@ def _unknown(environ: Mapping[str, str]) -> list[str]:
 
     The prefix ``VALKEY_`` is shared with other tools, so only our own is watched.
     """
-    known = {variable_of(field) for field in Settings.model_fields.values()}
-    ours = sorted(variable for variable in known if variable.startswith(PREFIX))
+    fields = Settings.model_fields.values()
+    ours = sorted(name for name in map(variable_of, fields) if name.startswith(PREFIX))
     return [
         # The value stays out of it: behind a mistyped name there may be a token.
         f"{_printable(variable)}: unknown variable, the closest known one is "
         f"{difflib.get_close_matches(variable, ours, n=1, cutoff=0.0)[0]}"
         for variable, value in environ.items()
-        if variable.startswith(PREFIX) and value and variable not in known | READ_ELSEWHERE
+        if variable.startswith(PREFIX)
+        and value
+        and variable not in READ_ELSEWHERE
+        and not any(is_member(field, variable) for field in fields)
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from pydantic import ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import ModelWrapValidatorHandler, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -13,6 +13,7 @@ from sark.errors import SettingsError
 from sark.settings._environment import EnvironmentSource, variable_of
 from sark.settings._kinds import Kind
 from sark.settings._rules import conflicts
+from sark.settings._sinks import SinkAddress, audit_file
 from sark.settings.groups import (
     AuditSettings,
     CacheSettings,
@@ -22,6 +23,7 @@ from sark.settings.groups import (
     PolicySettings,
     ServiceSettings,
     SessionSettings,
+    SinkSettings,
     SpillSettings,
     ValkeySettings,
 )
@@ -39,6 +41,7 @@ class Settings(
     AuditSettings,
     SpillSettings,
     ForwarderSettings,
+    SinkSettings,
 ):
     """All settings of one process, validated and frozen.
 
@@ -68,6 +71,15 @@ class Settings(
     def cluster_tags(self) -> bool:
         """Whether key names carry hash tags, which keep together what one script touches."""
         return self.topology == "cluster"
+
+    @property
+    def sinks(self) -> tuple[SinkAddress, ...]:
+        """Where audit events go; a file in the data folder unless the setting says otherwise."""
+        return self.siem_sinks or (audit_file(self.data_dir),)
+
+    def siem_token(self, sink: str) -> SecretStr | None:
+        """Return the credential of a sink, if it has one."""
+        return (self.siem_tokens or {}).get(sink)
 
     @classmethod
     def settings_customise_sources(
@@ -117,5 +129,7 @@ def _line(detail: ErrorDetails) -> str:
         if key in (name, variable_of(field)):
             kind = kind_of(field)
             refused = kind.refused(detail["input"])
+            if kind.explains:
+                refused += f" ({detail['ctx']['error']})"
             return f"{variable_of(field)}: got {refused}, expected {kind.expected}"
     return f"{key}: no such setting"

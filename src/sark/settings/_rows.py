@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from sark.settings._environment import variable_of
+from sark.settings._environment import given, variable_of
 from sark.settings._model import Settings, kind_of
 from sark.settings.groups import GROUPS
 
@@ -104,7 +104,7 @@ def _row(name: str, settings: Settings, environ: Mapping[str, str]) -> SettingRo
 
 
 def _source(name: str, settings: Settings, environ: Mapping[str, str]) -> Source:
-    if environ.get(variable_of(Settings.model_fields[name])):
+    if given(Settings.model_fields[name], environ):
         return "environment"
     if (name == "topology" and settings.valkey_sentinel_hosts) or (
         name == "wait_replicas" and settings.wait_replicas is None

@@ -33,6 +33,7 @@ def conflicts(settings: Settings) -> list[str]:
         *_opa(settings),
         *_opa_certificate(settings),
         *_ttl_order(settings),
+        *_sink_tokens(settings),
     ]
 
 
@@ -176,4 +177,14 @@ def _ttl_order(settings: Settings) -> list[str]:
         "sensitive, the shorter"
         for shorter, ttl, longer, bound in ordered
         if ttl > bound
+    ]
+
+
+def _sink_tokens(settings: Settings) -> list[str]:
+    names = {sink.name for sink in settings.siem_sinks or ()}
+    return [
+        f"SARK_SIEM_{name.upper()}_TOKEN: got a value, expected SARK_SIEM_SINKS to name a sink "
+        f"{name} (it names {', '.join(sorted(names)) or 'none'})"
+        for name in settings.siem_tokens or ()
+        if name not in names
     ]

@@ -12,6 +12,7 @@ from sark.settings.groups.limits import LimitSettings
 from sark.settings.groups.policies import PolicySettings
 from sark.settings.groups.service import ServiceSettings
 from sark.settings.groups.sessions import SessionSettings
+from sark.settings.groups.sinks import SinkSettings
 from sark.settings.groups.spill import SpillSettings
 from sark.settings.groups.valkey import ValkeySettings
 
@@ -25,6 +26,7 @@ __all__ = [
     "PolicySettings",
     "ServiceSettings",
     "SessionSettings",
+    "SinkSettings",
     "SpillSettings",
     "ValkeySettings",
 ]
@@ -40,4 +42,5 @@ GROUPS: dict[str, type[BaseModel]] = {
     "Audit": AuditSettings,
     "Spill": SpillSettings,
     "Forwarding": ForwarderSettings,
+    "Sinks": SinkSettings,
 }

@@ -55,9 +55,12 @@ class Rejected:
 
     Attributes:
         reason: What it said. A lone event becomes a dead letter; a batch is halved.
+        suspect: Position of the event that it seems to blame. Only a hint: the batch may be split
+            around it instead of in halves, and it is given up only when it is refused alone.
     """
 
     reason: str
+    suspect: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,13 @@ class Unavailable:
 
 @dataclass(frozen=True, slots=True)
 class Unauthorized:
-    """The receiver refuses the credential: nothing is sent until somebody mends that."""
+    """The receiver refuses us, whatever we send: nothing is sent until somebody mends that.
+
+    Mostly it is the credential; a wrong path or an index that does not exist are of the kind.
+
+    Attributes:
+        reason: What it said.
+    """
 
     reason: str
 

@@ -1,0 +1,207 @@
+"""Sending over HTTP: kept-alive connections, compression, TLS, and errors as verdicts.
+
+One exchange per call; nothing is retried and no redirect is followed here, since a redirected
+request would carry the credential to somebody else. Errors become verdicts in our own words:
+aiohttp's may hold addresses and headers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gzip
+import json
+import os
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote
+
+import aiohttp
+from pydantic import SecretStr
+from yarl import URL
+
+from sark.errors import ConfigurationError, SinkError
+from sark.siem.sinks.answers import Answer, retry_after
+from sark.siem.sinks.kind import SinkPlan
+from sark.siem.sinks.options import Option, file
+from sark.siem.sinks.verdict import Unavailable
+
+__all__ = ["HTTP_OPTIONS", "HttpClient", "address_url", "secret_forms"]
+
+HTTP_OPTIONS: Mapping[str, Option] = {"ca": file(), "cert": file(), "key": file()}
+"""Authorities to trust instead of the system's, and our certificate with its key; PEM files."""
+
+ANSWER_BYTES = 65_536
+# Below this, headers weigh more than what compression saves.
+SMALLEST_GZIP_BYTES = 1024
+# Compressing this much takes about a millisecond: longer than the event loop may be held up.
+LARGEST_INLINE_BYTES = 65_536
+# Most of the gain at a fraction of the time that the default level takes.
+GZIP_LEVEL = 2
+# Splunk closes idle connections after 12 s; one of ours that it has closed looks like a failure.
+KEEP_IDLE_SECONDS = 10.0
+
+_FAILURES: tuple[tuple[type[BaseException], str], ...] = (
+    (TimeoutError, "no answer in time"),
+    (aiohttp.ClientConnectorCertificateError, "its certificate is refused"),
+    (aiohttp.ClientSSLError, "TLS failed"),
+    (ssl.SSLError, "TLS failed"),
+    (aiohttp.ClientConnectorDNSError, "its host name cannot be resolved"),
+    (aiohttp.ServerDisconnectedError, "it closed the connection"),
+    (aiohttp.ClientPayloadError, "it closed the connection"),
+    (aiohttp.ClientResponseError, "its answer is not HTTP"),
+)
+
+
+class HttpClient:
+    """Posts to one receiver.
+
+    Args:
+        plan: The sink; its options hold those of ``HTTP_OPTIONS``.
+        url: Where to, without query.
+        headers: Sent with every request; the credential among them.
+        gzip_bodies: Whether the receiver takes compressed bodies.
+
+    Raises:
+        ConfigurationError: Options that contradict each other.
+    """
+
+    def __init__(
+        self, plan: SinkPlan, url: str, headers: Mapping[str, str], *, gzip_bodies: bool = True
+    ) -> None:
+        self._url = url
+        self._headers = {"User-Agent": "sark", "Accept-Encoding": "identity", **headers}
+        self._gzip = gzip_bodies and plan.common.gzip
+        self._timeout = plan.common.timeout
+        self._retry_cap = plan.common.retry_cap
+        self._secrets = secret_forms(plan.token)
+        self._files: dict[str, Path | None] = {name: plan.options[name] for name in HTTP_OPTIONS}
+        self._check_files()
+        self._session: aiohttp.ClientSession | None = None
+
+    async def open(self) -> None:
+        """Make it ready; connections are opened by requests.
+
+        Raises:
+            SinkError: The files of certificates are unusable.
+        """
+        connector = aiohttp.TCPConnector(
+            ssl=await asyncio.to_thread(self._context), keepalive_timeout=KEEP_IDLE_SECONDS
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            headers=self._headers,
+            timeout=aiohttp.ClientTimeout(total=self._timeout),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            # A small answer could expand to a huge one.
+            auto_decompress=False,
+            trust_env=False,
+        )
+
+    async def post(
+        self,
+        body: bytes,
+        *,
+        path: str = "",
+        headers: Mapping[str, str] | None = None,
+        answer_bytes: int = ANSWER_BYTES,
+    ) -> Answer | Unavailable:
+        """Post a body once.
+
+        Args:
+            body: What to send, not compressed.
+            path: Path and query behind the address.
+            headers: Headers of this request.
+            answer_bytes: How much of the answer to read at most.
+
+        Returns:
+            The answer, or why there is none.
+        """
+        if self._session is None:
+            raise SinkError("the sink is not open")
+        packed, encoding = await self._pack(body)
+        try:
+            async with self._session.post(
+                URL(self._url + path, encoded=True),
+                data=packed,
+                headers={**(headers or {}), **encoding},
+                allow_redirects=False,
+            ) as response:
+                return await self._answer(response, answer_bytes)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            return Unavailable(self._failure(error))
+
+    async def close(self) -> None:
+        """Close all connections."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def _pack(self, body: bytes) -> tuple[bytes, dict[str, str]]:
+        if not self._gzip or len(body) < SMALLEST_GZIP_BYTES:
+            return body, {}
+        if len(body) <= LARGEST_INLINE_BYTES:
+            packed = gzip.compress(body, GZIP_LEVEL, mtime=0)
+        else:
+            packed = await asyncio.to_thread(gzip.compress, body, GZIP_LEVEL, mtime=0)
+        return packed, {"Content-Encoding": "gzip"}
+
+    async def _answer(self, response: aiohttp.ClientResponse, most: int) -> Answer:
+        body = bytearray()
+        while len(body) < most and (part := await response.content.readany()):
+            body += part
+        if not response.content.at_eof():
+            # Its rest would be read as the next answer.
+            response.close()
+        after = retry_after(
+            response.headers.get("Retry-After"), response.headers.get("Date"), self._retry_cap
+        )
+        return Answer(response.status, bytes(body[:most]), after, self._secrets)
+
+    def _failure(self, error: BaseException) -> str:
+        for kind, reason in _FAILURES:
+            if isinstance(error, kind):
+                return reason
+        if isinstance(error, OSError) and error.errno is not None:
+            return os.strerror(error.errno).lower()
+        return "the connection failed"
+
+    def _check_files(self) -> None:
+        given = [name for name, path in self._files.items() if path is not None]
+        if given and not self._url.startswith("https://"):
+            raise ConfigurationError(f"got the option {given[0]!r}, expected a scheme with https")
+        if (self._files["cert"] is None) != (self._files["key"] is None):
+            raise ConfigurationError("expected the options 'cert' and 'key' together")
+
+    def _context(self) -> ssl.SSLContext:
+        ca, cert, key = (self._files[name] for name in ("ca", "cert", "key"))
+        try:
+            context = ssl.create_default_context(cafile=ca)
+            if cert is not None:
+                # An encrypted key would be asked for on the terminal.
+                context.load_cert_chain(cert, key, password="")
+        except (OSError, ValueError) as error:
+            paths = ", ".join(str(path) for path in (ca, cert, key) if path is not None)
+            reason = error.strerror if isinstance(error, OSError) else None
+            raise SinkError(
+                f"certificates cannot be read from {paths}: {reason or 'not PEM'}"
+            ) from None
+        return context
+
+
+def address_url(plan: SinkPlan) -> str:
+    """Return where the sink's receiver is, without a slash at the end."""
+    address = plan.address
+    return f"{address.transport}://{address.location}{address.path.rstrip('/')}"
+
+
+def secret_forms(token: SecretStr | None) -> tuple[str, ...]:
+    """Return a credential in the forms in which a receiver may echo it, the longest first."""
+    if token is None:
+        return ()
+    text = token.get_secret_value()
+    plain = {text, text.partition(":")[2]} - {""}
+    forms = plain | {base64.b64encode(text.encode()).decode()}
+    forms |= {quote(form, safe="") for form in plain} | {json.dumps(form)[1:-1] for form in plain}
+    return tuple(sorted(forms, key=len, reverse=True))
