@@ -387,6 +387,25 @@ TABLE: tuple[KeyPattern, ...] = (
         "ISO 8601 time",
         "name",
     ),
+    KeyPattern(
+        "breaker_details",
+        "circuit_breaker:<name>:details",
+        "hash",
+        "none",
+        _S,
+        "breaker",
+        "the rest: times, period, probes with leases and tokens, the window, what is forced",
+        "name",
+    ),
+    KeyPattern(
+        "breaker_names",
+        "circuit_breaker:names",
+        "set",
+        "none",
+        _S,
+        "breaker",
+        "the breakers that have been in use",
+    ),
 )
 
 
@@ -461,6 +480,7 @@ class Keyspace:
     __slots__ = (
         "_siem",
         "_tag",
+        "breaker_names",
         "cluster",
         "generation_prefixes",
         "policy_changes",
@@ -487,6 +507,7 @@ class Keyspace:
             "policy:version:",
             "policy:user_version:",
         )
+        self.breaker_names = "circuit_breaker:names"
         self.siem_refusals = f"{siem}:refusals"
         self.siem_refusal_counts = f"{siem}:refusals:count"
         self.siem_refusals_due = f"{siem}:refusals:due"
@@ -565,6 +586,10 @@ class Keyspace:
     def breaker_last_failure(self, name: str) -> str:
         """Name the time of a breaker's last failure."""
         return f"circuit_breaker:{self._tag % encode_id(name)}:last_failure"
+
+    def breaker_details(self, name: str) -> str:
+        """Name what else is known of a breaker."""
+        return f"circuit_breaker:{self._tag % encode_id(name)}:details"
 
 
 def _matcher(pattern: str) -> re.Pattern[str]:
