@@ -60,7 +60,9 @@ class Receiver:
             self.took += [position for position in part if position not in self.bad]
             return Partly(bad=dict.fromkeys(blamed, "bad"))
         if blamed:
-            return Rejected("something is bad")
+            # The first of them is the one to suspect, unless the receiver is wrong about it.
+            suspect = {"plain": None, "points": blamed[0], "lies": 0}.get(mood)
+            return Rejected("something is bad", suspect)
         self.took += part
         return Delivered(slow_down=mood == "slow")
 
@@ -71,7 +73,9 @@ class Receiver:
         return Partly(bad=bad, retry=frozenset(range(1, len(part), 2)), reason="later")
 
 
-MOODS = st.sampled_from(["down", "busy", "locked", "some", "blames", "plain", "slow"])
+MOODS = st.sampled_from(
+    ["down", "busy", "locked", "some", "blames", "plain", "slow", "points", "lies"]
+)
 
 
 @st.composite
@@ -131,6 +135,16 @@ def test_isolating_bad_events_is_logarithmic(drawn: tuple[int, set[int]]) -> Non
         bad
     )
     assert sendings <= 1 + 2 * len(bad) * count.bit_length()
+
+
+def test_a_hint_at_the_bad_event_spares_sendings() -> None:
+    delivery = Delivery([1] * 1000, ROOMY)
+    parts = []
+    while (part := delivery.part) is not None:
+        parts.append(len(part))
+        delivery.answer(Rejected("no", part.index(700)) if 700 in part else Delivered())
+    assert parts == [1000, 700, 1, 299]
+    assert delivery.unsettled()[700] == "no"
 
 
 def test_order_is_kept_while_the_receiver_keeps_its_side() -> None:

@@ -4,7 +4,8 @@ A batch starts as the parts that the receiver's limits allow, and is sent part b
 Each answer decides events, splits the part, or leaves it to be sent again:
 
 - taken: all of the part is delivered;
-- too large, or refused without saying what is to blame: halved, until a lone event is bad;
+- too large, or refused as a whole: halved, or split around the event that seems to be to blame,
+  until a lone event is bad;
 - an outcome for each: those that were taken and those that are bad are decided, the rest is sent
   again before anything behind it;
 - throttled or unavailable: the part is sent again after a pause;
@@ -19,6 +20,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from sark.siem.sinks.base import SinkLimits
@@ -104,8 +106,10 @@ class Delivery:
                 self._decide(part, DELIVERED)
             case Partly():
                 return self._divide(part, verdict)
-            case Rejected(reason) | TooLarge(reason):
-                self._halve(part, reason)
+            case Rejected(reason, suspect):
+                self._split(part, reason, suspect)
+            case TooLarge(reason):
+                self._split(part, reason, None)
             case Throttled(reason, after):
                 return Again("throttled", reason, after)
             case Unavailable(reason, after):
@@ -134,13 +138,17 @@ class Delivery:
         for position in part:
             self._outcomes[position] = outcome
 
-    def _halve(self, part: Sequence[int], reason: str) -> None:
+    def _split(self, part: Sequence[int], reason: str, suspect: int | None) -> None:
         if len(part) == 1:
             self._decide(part, _told(reason))
             return
-        middle = len(part) // 2
-        self._parts[0] = part[middle:]
-        self._parts.appendleft(part[:middle])
+        self._parts.popleft()
+        if suspect is None or not 0 <= suspect < len(part):
+            cuts = [0, len(part) // 2, len(part)]
+        else:
+            cuts = [0, suspect, suspect + 1, len(part)]
+        pieces = [part[start:end] for start, end in pairwise(cuts) if start < end]
+        self._parts.extendleft(reversed(pieces))
 
     def _divide(self, part: Sequence[int], verdict: Partly) -> Again | None:
         self._parts.popleft()
