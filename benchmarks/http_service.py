@@ -19,6 +19,7 @@ from benchmarks.measure import BenchmarkError, Sample
 from benchmarks.process import LINE_BYTES, ask, running
 from benchmarks.workload import POLICIES, ROOT, Workload
 from sark import Settings
+from sark.keyspace import MAIN_SINK
 from sark.siem import EventQueue, QueueBounds
 from sark.store import Store, Topology
 from sark.store.datadir import RunFile, read_run_file
@@ -100,7 +101,7 @@ async def open_http(
         run = await stack.enter_async_context(_service(directory, limit_per_minute))
         store = Store(Topology.single(run.valkey_url), Settings(data_dir=directory))
         await stack.enter_async_context(store)
-        queue = EventQueue(store, QueueBounds(), flush_timeout=PURGE_TIMEOUT_SECONDS)
+        queue = EventQueue(store, (MAIN_SINK,), QueueBounds(), flush_timeout=PURGE_TIMEOUT_SECONDS)
         url = f"{run.http}/v1/authorize"
         await _fill(url, workload)
         client = await stack.enter_async_context(_client(url, workload))

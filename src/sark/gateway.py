@@ -155,7 +155,7 @@ class Gateway:
         self.policies = tuple(policies)
         self.decisions = decisions
         self.queue = queue
-        self.refusals = Refusals(store, queue.bounds)
+        self.refusals = Refusals(store, queue.sinks, queue.bounds, spill=queue.spill)
         self.limiter = limiter
         self.budget = budget
         self.late = LateEvents(queue, store.hub)

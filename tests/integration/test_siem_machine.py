@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from sark.errors import QueueFullError
 from sark.siem import EventQueue, QueueBounds, Refusals
 from tests.support.gateways import (
+    SINKS,
     account,
     assert_account_is_exact,
     audit_event,
@@ -40,8 +41,8 @@ class Accounting(RuleBasedStateMachine):
         self.stack = AsyncExitStack()
         opening = open_store(self.server.url)
         self.store = self.loop.run(self.stack.enter_async_context(opening))
-        self.queue = EventQueue(self.store, BOUNDS, flush_timeout=30)
-        self.refusals = Refusals(self.store, BOUNDS)
+        self.queue = EventQueue(self.store, SINKS, BOUNDS, flush_timeout=30)
+        self.refusals = Refusals(self.store, SINKS, BOUNDS)
         self.appended: list[str] = []
         self.refused: Counter[str] = Counter()
         self.gone: list[dict[str, Any]] = []
@@ -92,7 +93,7 @@ class Accounting(RuleBasedStateMachine):
     def restart(self) -> None:
         """Close the queue; its successor goes on with what is there."""
         self.loop.run(self.queue.close())
-        self.queue = EventQueue(self.store, BOUNDS, flush_timeout=30)
+        self.queue = EventQueue(self.store, SINKS, BOUNDS, flush_timeout=30)
 
     @invariant()
     def the_account_is_exact(self) -> None:

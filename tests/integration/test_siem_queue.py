@@ -17,6 +17,7 @@ from sark.store import Store
 from tests.support.gateways import (
     ACCOUNT,
     QUEUE,
+    SINKS,
     AppendWork,
     Meeting,
     account,
@@ -38,7 +39,7 @@ ROOMY = QueueBounds()
 
 
 def open_queue(store: Store, bounds: QueueBounds = ROOMY) -> EventQueue:
-    return EventQueue(store, bounds, flush_timeout=30.0)
+    return EventQueue(store, SINKS, bounds, flush_timeout=30.0)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from sark.errors import AuditError, LimitExceededError, QueueFullError, StoreErr
 from sark.ratelimit import Limit
 from sark.siem import AuditEvent, EventQueue, QueueBounds, Refusals
 from tests.support.gateways import (
+    SINKS,
     CloseWork,
     Meeting,
     RefuseWork,
@@ -69,7 +70,7 @@ def records(server: ValkeyServer) -> int:
 
 async def test_the_first_is_an_event_and_the_repeats_are_counted(server: ValkeyServer) -> None:
     async with open_store(server.url) as store:
-        refusals = Refusals(store, ROOMY)
+        refusals = Refusals(store, SINKS, ROOMY)
         event, first = await refuse(refusals)
         assert first == event.id
         assert [each["id"] for each in queued(server)] == [event.id]
@@ -105,7 +106,7 @@ async def test_a_lone_refusal_has_no_closing_event_and_leaves_nothing(
     server: ValkeyServer,
 ) -> None:
     async with open_store(server.url) as store:
-        refusals = Refusals(store, ROOMY)
+        refusals = Refusals(store, SINKS, ROOMY)
         await refuse(refusals)
         end_windows(server)
         assert await refusals.close_due() == 1
@@ -133,7 +134,7 @@ async def test_three_processes_record_one_first_and_one_closing_event(
 
 async def test_a_window_is_closed_by_itself_when_it_has_ended(server: ValkeyServer) -> None:
     async with open_store(server.url) as store:
-        refusals = Refusals(store, ROOMY)
+        refusals = Refusals(store, SINKS, ROOMY)
         closer = asyncio.create_task(refusals.close_due_forever(interval=0.02))
         for _ in range(3):
             await refuse(refusals, seconds=0.5)
@@ -146,7 +147,7 @@ async def test_a_window_is_closed_by_itself_when_it_has_ended(server: ValkeyServ
 
 async def test_the_next_window_begins_with_an_event_of_its_own(server: ValkeyServer) -> None:
     async with open_store(server.url) as store:
-        refusals = Refusals(store, ROOMY)
+        refusals = Refusals(store, SINKS, ROOMY)
         _, first = await refuse(refusals)
         await refuse(refusals)
         end_windows(server)
@@ -162,7 +163,7 @@ async def test_the_next_window_begins_with_an_event_of_its_own(server: ValkeySer
 
 async def test_identities_are_recorded_apart(server: ValkeyServer) -> None:
     async with open_store(server.url) as store:
-        refusals = Refusals(store, ROOMY)
+        refusals = Refusals(store, SINKS, ROOMY)
         names = ["a", "A", "a ", "*", "é", "e\u0301", 'a"', "a:60"]
         for times, name in enumerate(names, start=1):
             for _ in range(times):
@@ -178,7 +179,7 @@ async def test_identities_are_recorded_apart(server: ValkeyServer) -> None:
 
 async def test_hundreds_of_windows_are_closed_in_one_go(server: ValkeyServer) -> None:
     async with open_store(server.url) as store:
-        refusals = Refusals(store, ROOMY)
+        refusals = Refusals(store, SINKS, ROOMY)
         await asyncio.gather(*(refuse(refusals, f"u-{n % 250}") for n in range(500)))
         end_windows(server)
         assert await refusals.close_due() == 250
@@ -198,13 +199,13 @@ def test_any_text_makes_events_that_can_be_read(
 ) -> None:
     async def run() -> list[dict[str, Any]]:
         async with open_store(server.url) as store:
-            refusals = Refusals(store, ROOMY)
+            refusals = Refusals(store, SINKS, ROOMY)
             for _ in range(3):
                 await refuse(refusals, name, user_id=user, reason=reason, resource=resource)
             end_windows(server)
             assert await refusals.close_due() == 1
             events = queued(server)
-            await EventQueue(store, ROOMY, flush_timeout=30).purge()
+            await EventQueue(store, SINKS, ROOMY, flush_timeout=30).purge()
             return events
 
     first, closing = asyncio.run(run())
@@ -216,7 +217,7 @@ def test_any_text_makes_events_that_can_be_read(
 
 async def test_a_full_queue_keeps_the_record_and_closes_it_later(server: ValkeyServer) -> None:
     async with open_store(server.url) as store:
-        refusals = Refusals(store, QueueBounds(events=1))
+        refusals = Refusals(store, SINKS, QueueBounds(events=1))
         event, _ = await refuse(refusals)
         for _ in range(3):
             assert (await refuse(refusals))[1] == event.id  # a repeat needs no room
@@ -227,7 +228,7 @@ async def test_a_full_queue_keeps_the_record_and_closes_it_later(server: ValkeyS
         # The window has ended, so this would be a first one, for which there is no room either.
         with pytest.raises(QueueFullError):
             await refuse(refusals)
-        await EventQueue(store, ROOMY, flush_timeout=30).purge()
+        await EventQueue(store, SINKS, ROOMY, flush_timeout=30).purge()
         assert await refusals.close_due() == 1
         assert await refusals.close_due() == 0
     closing = queued(server)
@@ -239,10 +240,10 @@ async def test_a_full_queue_keeps_the_record_and_closes_it_later(server: ValkeyS
 async def test_without_room_for_the_first_nothing_is_recorded(server: ValkeyServer) -> None:
     async with open_store(server.url) as store:
         for bounds in (QueueBounds(events=1), QueueBounds(bytes=400)):
-            queue = EventQueue(store, ROOMY, flush_timeout=30)
+            queue = EventQueue(store, SINKS, ROOMY, flush_timeout=30)
             await queue.purge()
             await queue.append(audit_event(), deadline=later())
-            refusals = Refusals(store, bounds)
+            refusals = Refusals(store, SINKS, bounds)
             for _ in range(2):
                 with pytest.raises(QueueFullError):
                     await refuse(refusals)
@@ -292,7 +293,7 @@ async def test_a_record_ends_with_the_window_of_its_own_identity(server: ValkeyS
 
 async def test_a_server_that_does_not_answer_is_an_audit_error(server: ValkeyServer) -> None:
     async with open_store(server.url) as store:
-        refusals = Refusals(store, ROOMY)
+        refusals = Refusals(store, SINKS, ROOMY)
         with server.client() as client:
             client.set("siem:refusals", "x", ex=60)
             with pytest.raises(AuditError):
@@ -303,7 +304,7 @@ async def test_a_server_that_does_not_answer_is_an_audit_error(server: ValkeySer
 
 async def test_the_closer_goes_on_after_the_server_was_away(server: ValkeyServer) -> None:
     async with open_store(server.url) as store:
-        refusals = Refusals(store, ROOMY)
+        refusals = Refusals(store, SINKS, ROOMY)
         await refuse(refusals)
         await refuse(refusals)
         end_windows(server)

@@ -36,6 +36,7 @@ Decide = Callable[[str, bytes], Awaitable[Decision | None]]
 
 # Generous, for tests in which time is not the point; they share the machine with others.
 PATIENCE_SECONDS = 30.0
+SINKS = ("main",)
 QUEUE = "siem:event_queue"
 ACCOUNT = "siem:account"
 SIGNER = FreshnessSigner(b"a key of the tests, 32 bytes long")
@@ -142,7 +143,7 @@ async def open_gateway(
             policies=policies,
             decisions=decisions,
             limiter=RateLimiter(store, limit),
-            queue=EventQueue(store, bounds or QueueBounds(), flush_timeout=budget),
+            queue=EventQueue(store, SINKS, bounds or QueueBounds(), flush_timeout=budget),
             budget=budget,
             sessions=None if make_sessions is None else make_sessions(store),
         )
@@ -209,6 +210,7 @@ def assert_account_is_exact(server: ValkeyServer) -> None:
     """Check that the account agrees with the queue."""
     events, booked = raw_events(server), account(server)
     assert booked.get("accepted", 0) == len(events) + booked.get("purged", 0)
+    assert booked.get("accepted_bytes", 0) == sum(map(len, events)) + booked.get("purged_bytes", 0)
     assert booked.get("queued_bytes", 0) == sum(map(len, events))
 
 
@@ -286,7 +288,7 @@ class AppendWork:
         accepted: list[str] = []
         refused: list[str] = []
         async with open_store(self.meeting.url) as store:
-            queue = EventQueue(store, self.bounds, flush_timeout=PATIENCE_SECONDS)
+            queue = EventQueue(store, SINKS, self.bounds, flush_timeout=PATIENCE_SECONDS)
 
             async def append() -> None:
                 event = audit_event(user_id=f"process-{number}", reason=self.reason)
@@ -317,7 +319,7 @@ class RefuseWork:
 
     async def _run(self) -> list[str]:
         async with open_store(self.meeting.url) as store:
-            refusals = Refusals(store, QueueBounds())
+            refusals = Refusals(store, SINKS, QueueBounds())
             return await asyncio.gather(
                 *(
                     refusals.record(
@@ -345,7 +347,7 @@ class CloseWork:
 
     async def _run(self) -> int:
         async with open_store(self.meeting.url) as store:
-            refusals = Refusals(store, QueueBounds())
+            refusals = Refusals(store, SINKS, QueueBounds())
             closed, end = 0, time.monotonic() + self.seconds
             while time.monotonic() < end:
                 closed += await refusals.close_due()

@@ -126,10 +126,11 @@ async def _queue(runtime: Runtime) -> Check:
     queue = runtime.gateway.queue
     deadline = asyncio.get_running_loop().time() + runtime.settings.request_budget_ms / 1000
     try:
-        status = await queue.status(deadline=deadline)
+        statuses = await queue.statuses(deadline=deadline)
     except StoreError:
         return Check("audit queue", ok=False, required=True, detail=NO_ANSWER)
     bounds = queue.bounds
-    ok = status.queued < bounds.events and status.queued_bytes < bounds.bytes
-    detail = f"{status.queued} of {bounds.events} events, {status.queued_bytes} bytes"
+    ok = not any(status.is_full(bounds) for status in statuses)
+    fullest = max(statuses, key=lambda status: status.queued_bytes)
+    detail = f"{fullest.queued} of {bounds.events} events, {fullest.queued_bytes} bytes"
     return Check("audit queue", ok=ok, required=True, detail=detail)

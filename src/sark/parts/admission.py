@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from sark.admission import Admission
 from sark.errors import ConfigurationError, StoreError
 from sark.events import Hub
+from sark.keyspace import MAIN_SINK
 from sark.parts.decisions import generations_of
 from sark.parts.limits import limiter_of
 from sark.parts.sessions import open_access_tokens, open_refresh_tokens, sessions_of
@@ -49,13 +50,13 @@ async def open_admission(
     ):
         generations = generations_of(settings, store)
         sessions = sessions_of(settings, store, tokens, refresh_tokens, generations)
-        queue = EventQueue(store, bounds, flush_timeout=budget)
+        queue = EventQueue(store, (MAIN_SINK,), bounds, flush_timeout=budget)
         stack.push_async_callback(queue.close)
         late = LateEvents(queue, hub)
         stack.push_async_callback(late.close)
         admission = Admission(
             sessions,
-            refusals=Refusals(store, bounds),
+            refusals=Refusals(store, (MAIN_SINK,), bounds),
             queue=queue,
             late=late,
             limiter=limiter_of(settings, store, Rules(None)),

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from sark.gateway import Gateway
+from sark.keyspace import MAIN_SINK
 from sark.parts.background import background
 from sark.parts.limits import limiter_of
 from sark.policy.decisions import Decisions
@@ -33,7 +34,7 @@ async def open_gateway(
         policies=settings.policies,
         decisions=decisions,
         limiter=limiter_of(settings, store, limits),
-        queue=EventQueue(store, bounds, flush_timeout=budget),
+        queue=EventQueue(store, (MAIN_SINK,), bounds, flush_timeout=budget),
         budget=budget,
         sessions=sessions,
     )
@@ -45,6 +46,7 @@ async def open_gateway(
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(gateway.queue.close)
         stack.push_async_callback(gateway.late.close)
+        stack.push_async_callback(gateway.refusals.close)
         for name, work in beside.items():
             await stack.enter_async_context(background(work, name))
         stack.push_async_callback(decisions.evaluations.close)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
 import msgspec
 
-__all__ = ["Booked", "SinkStatus"]
+__all__ = ["Booked", "SinkStatus", "read_status"]
+
+UUID_VERSION = 7
 
 
 class Booked(msgspec.Struct, frozen=True):
@@ -59,3 +65,55 @@ class SinkStatus(msgspec.Struct, frozen=True, kw_only=True):
             sum(getattr(each, unit) for each in came) == sum(getattr(each, unit) for each in places)
             for unit in ("events", "bytes")
         )
+
+
+class _Id(msgspec.Struct):
+    id: str
+
+
+def read_status(sink: str, reply: Sequence[Any]) -> SinkStatus:
+    """Read what ``status.lua`` answers.
+
+    Args:
+        sink: Whose account it is.
+        reply: The reply.
+    """
+    now_us, queued, failed, fields, oldest, leases = reply
+    numbers = {
+        name.decode(): int(value) for name, value in zip(fields[::2], fields[1::2], strict=True)
+    }
+
+    def line(name: str, events: int | None = None) -> Booked:
+        count = numbers.get(name, 0) if events is None else events
+        return Booked(count, numbers.get(f"{name}_bytes", 0))
+
+    ids = [record.split()[4].decode() for record in leases]
+    if oldest:
+        ids.append(msgspec.json.decode(oldest, type=_Id).id)
+    return SinkStatus(
+        sink=sink,
+        accepted=line("accepted"),
+        duplicates=line("duplicates"),
+        delivered=line("delivered"),
+        failed=line("failed", failed),
+        queued=line("queued", queued),
+        in_flight=line("inflight"),
+        dropped=line("dropped"),
+        purged=line("purged"),
+        leases=len(leases),
+        oldest_seconds=_oldest_seconds(ids, int(now_us)),
+    )
+
+
+def _oldest_seconds(ids: Sequence[str], now_us: int) -> float | None:
+    """Tell the age of the oldest event by its id, a UUIDv7 (RFC 9562): its first 48 bits."""
+    made = [ms for each in ids if (ms := _made_at_ms(each)) is not None]
+    return max(now_us / 1000 - min(made), 0) / 1000 if made else None
+
+
+def _made_at_ms(event_id: str) -> int | None:
+    try:
+        made = UUID(event_id)
+    except ValueError:
+        return None
+    return made.int >> 80 if made.version == UUID_VERSION else None

@@ -1,26 +1,35 @@
--- siem_append(queue, account, max_events, max_bytes, events, first, last): append events to the
+-- siem_room(queue, account, max_events, max_bytes): events and bytes for which a queue has room.
+-- What is in flight counts as held, so that there is always room for it to return.
+--
+-- siem_append(queue, account, max_events, max_bytes, line, events, first, last): append events to a
 -- queue while there is room, in order, and book them.
 --
 -- queue, account        key names, declared by the caller
--- events[first .. last] JSON events, at most 1,000 (Lua's argument lists are bounded)
+-- line                  of the account: accepted, or duplicates
+-- events[first .. last] JSON events, some thousand at most
 --
--- Returns how many were accepted: the first so many.
+-- Returns how many were taken: the first so many.
 --
 -- Atomic because the bound must hold whoever else appends, and the account must agree with the
 -- queue at every moment.
-local function siem_append(queue, account, max_events, max_bytes, events, first, last)
-  local room = max_events - server.call('LLEN', queue)
-  local held = tonumber(server.call('HGET', account, 'queued_bytes') or 0)
-  local accepted, bytes = 0, 0
+local function siem_room(queue, account, max_events, max_bytes)
+  local held = server.call('HMGET', account, 'inflight', 'queued_bytes', 'inflight_bytes')
+  return max_events - server.call('LLEN', queue) - tonumber(held[1] or 0),
+    max_bytes - tonumber(held[2] or 0) - tonumber(held[3] or 0)
+end
+
+local function siem_append(queue, account, max_events, max_bytes, line, events, first, last)
+  local room, left = siem_room(queue, account, max_events, max_bytes)
+  local taken, bytes = 0, 0
   for i = first, last do
     local size = #events[i]
-    if accepted >= room or held + bytes + size > max_bytes then break end
-    accepted, bytes = accepted + 1, bytes + size
+    if taken >= room or bytes + size > left then break end
+    taken, bytes = taken + 1, bytes + size
   end
-  if accepted > 0 then
-    server.call('RPUSH', queue, unpack(events, first, first + accepted - 1))
-    server.call('HINCRBY', account, 'accepted', accepted)
+  if taken > 0 then
+    siem_push(queue, events, first, first + taken - 1)
+    siem_book(account, line, taken, bytes)
     server.call('HINCRBY', account, 'queued_bytes', bytes)
   end
-  return accepted
+  return taken
 end

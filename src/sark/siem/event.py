@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 from uuid_utils import uuid7
 
-__all__ = ["AuditEvent", "ClosingEvent", "encode_event", "new_event_id", "now"]
+__all__ = ["AuditEvent", "ClosingEvent", "encode_event", "iso", "new_event_id", "now"]
 
 FORMAT_VERSION = 1
 
@@ -23,6 +23,11 @@ def new_event_id() -> str:
 def now() -> datetime:
     """Tell the time of an event."""
     return datetime.now(UTC)
+
+
+def iso(time: datetime) -> str:
+    """Spell a time in UTC as events do: ISO 8601 with ``Z``."""
+    return time.isoformat().replace("+00:00", "Z")
 
 
 class AuditEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

@@ -1,14 +1,16 @@
--- Drop the oldest events of the queue and book them as purged.
+-- Drop the oldest events of the queue, or the oldest dead letters, and book them as purged.
 --
--- KEYS[1]  queue
--- KEYS[2]  account
+-- KEYS[1]  queue or dead letters, KEYS[2] account
 -- ARGV[1]  most events to drop in this call
+-- ARGV[2]  queued or failed: which of the two it is
 --
--- Returns how many were dropped. Atomic because the account must agree with the queue.
-local events = server.call('LPOP', KEYS[1], ARGV[1])
-if not events then return 0 end
-local bytes = 0
-for _, event in ipairs(events) do bytes = bytes + #event end
-server.call('HINCRBY', KEYS[2], 'purged', #events)
-server.call('HINCRBY', KEYS[2], 'queued_bytes', -bytes)
-return #events
+-- Returns how many were dropped. Atomic because the account must agree with the lists.
+local entries = server.call('LPOP', KEYS[1], ARGV[1])
+if not entries then return 0 end
+if ARGV[2] == 'failed' then
+  for i, entry in ipairs(entries) do entries[i] = siem_letter_event(entry) end
+end
+local bytes = siem_size(entries, 1, #entries)
+siem_book(KEYS[2], 'purged', #entries, bytes)
+server.call('HINCRBY', KEYS[2], ARGV[2] .. '_bytes', -bytes)
+return #entries

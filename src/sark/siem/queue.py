@@ -1,190 +1,255 @@
-"""The bounded queue of audit events, filled by group commit.
+"""The bounded queues of audit events, one per sink, filled by group commit.
 
-An append returns when Valkey has accepted its event. Appends that arrive while a command is under
-way wait for the next one and share it: at 50 concurrent requests one command carries dozens of
-events, and a lone request is not delayed. The task that sends is the queue's own, so a caller who
-is cancelled or runs out of time never takes the group down with it.
+An append returns when its event is safe: for every sink either Valkey has accepted it, or the spill
+store. Appends that arrive while a command is under way wait for the next one and share it: at 50
+concurrent requests one command carries dozens of events to the queues of all sinks, and a lone
+request is not delayed. The task that sends is the queue's own, so a caller who is cancelled or runs
+out of time never takes the group down with it.
+
+What a queue does not take is spilled before the callers are told. While events of a sink wait in
+the spill store its new ones go there too, behind them, so each sink gets its events in order.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Literal
 
 import msgspec
 
 from sark.errors import AuditError, QueueFullError, StoreError
-from sark.events import AuditAppended, AuditRefused
+from sark.events import AuditAppended, AuditDropped, AuditRefused, AuditSpilled
+from sark.siem.bounds import QueueBounds
 from sark.siem.event import AuditEvent, encode_event
-from sark.store import Argument, Deadline, Store, load_script
+from sark.siem.handover import Left, left_after, left_by, queue_full, refusal_of, rows_of
+from sark.siem.late_copies import LateCopy, forget_copies, spill_copies
+from sark.siem.spilling import SpillStore
+from sark.store import Argument, Store, load_script
+from sark.store.alarm import Alarm
 
-__all__ = ["EventQueue", "QueueBounds", "QueueStatus", "queue_full"]
+__all__ = ["APPEND_FRAGMENTS", "EventQueue", "QueueStatus"]
 
 # A flush takes at most so much; Lua's argument lists end at about 8,000.
 MAX_FLUSH_EVENTS = 1000
 MAX_FLUSH_BYTES = 1_048_576
 PURGE_BATCH = 1000
-FULL_RETRY_AFTER_SECONDS = 5.0
 NOT_IN_TIME = "the audit event was not accepted in time"
 
-APPEND_FRAGMENT = ("sark.siem", "append.lua")
-_APPEND = load_script("siem.append", APPEND_FRAGMENT, ("sark.siem", "append_main.lua"))
-_PURGE = load_script("siem.purge", ("sark.siem", "purge.lua"))
+APPEND_FRAGMENTS = (("sark.siem", "lists.lua"), ("sark.siem", "append.lua"))
+_APPEND = load_script(
+    "siem.append", *APPEND_FRAGMENTS, ("sark.siem", "drop.lua"), ("sark.siem", "append_main.lua")
+)
+_PURGE = load_script(
+    "siem.purge",
+    ("sark.siem", "lists.lua"),
+    ("sark.siem", "letters.lua"),
+    ("sark.siem", "purge.lua"),
+)
 
-
-@dataclass(frozen=True, slots=True)
-class QueueBounds:
-    """How much the queue may hold.
-
-    Attributes:
-        events: Most events.
-        bytes: Most bytes of their JSON.
-    """
-
-    events: int = 100_000
-    bytes: int = 268_435_456
+Overflow = Literal["refuse", "drop_oldest"]
+_Waiting = tuple[bytes, asyncio.Future[LateCopy | None], float]
+"""An event, what becomes of it, and by when that has to be known."""
 
 
 class QueueStatus(msgspec.Struct, frozen=True):
-    """The queue's account.
+    """One queue in short.
 
     Attributes:
         queued: Events in the queue now.
         queued_bytes: Bytes of their JSON.
         accepted: Events ever accepted.
         purged: Events dropped by an operator.
+        in_flight: Events that are leased; they count towards the bound.
+        in_flight_bytes: Bytes of their JSON.
     """
 
     queued: int
     queued_bytes: int
     accepted: int
     purged: int
+    in_flight: int = 0
+    in_flight_bytes: int = 0
 
-
-_Waiting = tuple[bytes, asyncio.Future[None]]
+    def is_full(self, bounds: QueueBounds) -> bool:
+        """Whether the queue is at its bound."""
+        return (
+            self.queued + self.in_flight >= bounds.events
+            or self.queued_bytes + self.in_flight_bytes >= bounds.bytes
+        )
 
 
 class EventQueue:
-    """Appends audit events to ``siem:event_queue``.
+    """Appends audit events to the queues of all sinks. Safe to share between tasks of one loop.
 
     Args:
-        store: Where the queue lives.
-        bounds: How much it may hold.
+        store: Where the queues live.
+        sinks: Whose queues.
+        bounds: How much each may hold.
         flush_timeout: Seconds for one command.
+        replicas: How many have to acknowledge each group.
+        spill: Takes what the queues do not; without it such events are refused.
+        overflow: What a full queue does where there is no spill store: refuse, or drop the oldest.
     """
 
-    def __init__(self, store: Store, bounds: QueueBounds, *, flush_timeout: float) -> None:
+    def __init__(
+        self,
+        store: Store,
+        sinks: Sequence[str],
+        bounds: QueueBounds,
+        *,
+        flush_timeout: float,
+        replicas: int = 0,
+        spill: SpillStore | None = None,
+        overflow: Overflow = "refuse",
+    ) -> None:
         self._store = store
-        self._bounds = bounds
+        self.sinks = tuple(sinks)
+        self.bounds = bounds
+        self.spill = spill
         self._flush_timeout = flush_timeout
-        self._keys = [store.keys.siem().queue, store.keys.siem().account]
+        self._replicas = replicas
+        self._drops = int(spill is None and overflow == "drop_oldest")
+        self._keys = {
+            sink: (store.keys.siem(sink).queue, store.keys.siem(sink).account) for sink in sinks
+        }
         self._pending: list[_Waiting] = []
+        self._flying: list[_Waiting] = []
+        self._late = False
+        self._alarm = Alarm(self._tell_late)
         self._flusher: asyncio.Task[None] | None = None
         self._wake: asyncio.Future[None] | None = None
         self._closing = False
 
-    @property
-    def bounds(self) -> QueueBounds:
-        """How much the queue may hold."""
-        return self._bounds
-
     async def append(self, event: AuditEvent, *, deadline: float) -> None:
-        """Append one event; returns when Valkey has accepted it.
+        """Append one event; returns when it is safe.
 
         Args:
             event: The event.
-            deadline: On the event loop's clock, in seconds. Past it the event may or may not
-                have been accepted.
+            deadline: On the event loop's clock, in seconds. Past it the event is spilled, as it may
+                or may not have been accepted; without a spill store that is an error.
 
         Raises:
-            QueueFullError: The queue is at its bound; the event is not in it.
-            AuditError: Valkey did not accept it in time.
+            QueueFullError: There is no room for it. Where there are several sinks, some of them may
+                get it all the same.
+            AuditError: It was not accepted in time, and the spill store has not got it either.
         """
-        accepted = self._enqueue(event)
-        self._start_flushing()
-        try:
-            with Deadline(deadline):
-                await accepted
-        except TimeoutError:
-            self._store.hub.emit(AuditRefused(1, "unavailable"))
-            raise AuditError(NOT_IN_TIME) from None
+        await self.append_encoded(encode_event(event), deadline=deadline)
+
+    async def append_encoded(self, event: bytes, *, deadline: float) -> None:
+        """Append an event that is JSON already; else as ``append``."""
+        waiter = self._enqueue(event, deadline)
+        if (late := await waiter) is not None:
+            await self._spill_late([(event, late)])
 
     async def append_many(self, events: Sequence[AuditEvent], *, deadline: float) -> None:
-        """Append events that belong together; returns when Valkey has accepted all of them.
+        """Append events that belong together; returns when all of them are safe.
 
         Args:
             events: The events.
-            deadline: On the event loop's clock, in seconds. Past it each of them may or may not
-                have been accepted.
+            deadline: As in ``append``.
 
         Raises:
             QueueFullError: Not all of them found room; the first of them may be in the queue.
-            AuditError: Valkey did not accept all of them in time.
+            AuditError: Not all of them were accepted in time.
         """
-        waiting = [self._enqueue(event) for event in events]
-        self._start_flushing()
-        try:
-            with Deadline(deadline):
-                await asyncio.wait(waiting)
-        except TimeoutError:
-            late = [waiter for waiter in waiting if not waiter.done()]
-            for waiter in late:
-                waiter.cancel()
-            self._store.hub.emit(AuditRefused(len(late), "unavailable"))
-            raise AuditError(NOT_IN_TIME) from None
-        # Looked at one by one, so that no failure stays unretrieved.
-        failures = [error for waiter in waiting if (error := waiter.exception()) is not None]
-        if failures:
-            raise failures[0]
+        encoded = [encode_event(event) for event in events]
+        waiters = [self._enqueue(event, deadline) for event in encoded]
+        outcomes = await asyncio.gather(*waiters, return_exceptions=True)
+        late = [
+            (event, outcome)
+            for event, outcome in zip(encoded, outcomes, strict=True)
+            if isinstance(outcome, LateCopy)
+        ]
+        if late:
+            await self._spill_late(late)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
 
-    def _enqueue(self, event: AuditEvent) -> asyncio.Future[None]:
-        accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._pending.append((encode_event(event), accepted))
-        return accepted
+    async def put_back(self, sink: str, events: Sequence[bytes], *, copies: bool) -> int:
+        """Append events that waited elsewhere to one sink's queue, as far as it has room.
 
-    def _start_flushing(self) -> None:
-        if self._flusher is None or self._flusher.done():
-            self._flusher = asyncio.create_task(self._flush_until_closed(), name="sark-audit")
-        else:
-            self._wake_flusher()
+        Args:
+            sink: Whose queue.
+            events: Their JSON, at most 1,000.
+            copies: Whether they may have been accepted before; they are booked as duplicates.
 
-    async def purge(self) -> int:
-        """Drop all events that are queued now, booked as purged; returns how many."""
+        Returns:
+            How many were taken: the first so many.
+
+        Raises:
+            ReplicationError: The queue has them, but too few replicas do.
+            StoreError: The server did not answer; whether they were taken may be unknown.
+        """
+        if len(events) > MAX_FLUSH_EVENTS:
+            raise ValueError(f"got {len(events)} events, expected at most {MAX_FLUSH_EVENTS}")
+        if not events:
+            return 0
+        line = "duplicates" if copies else "accepted"
+        (taken, _) = await self._run_append([sink], events, line=line, drops=0)
+        return taken
+
+    async def purge(self, sink: str | None = None) -> int:
+        """Drop all events that are queued now, booked as purged; returns how many.
+
+        Args:
+            sink: Whose; None for all sinks.
+        """
         total = 0
-        while count := (await self._store.state.run(_PURGE, self._keys, [PURGE_BATCH])).value:
-            total += count
+        for each in self.sinks if sink is None else (sink,):
+            arguments: list[Argument] = [PURGE_BATCH, "queued"]
+            while count := (await self._store.state.run(_PURGE, self._keys[each], arguments)).value:
+                total += count
         return total
 
-    async def status(self, *, deadline: float | None = None) -> QueueStatus:
-        """Read the account: one round trip.
+    async def status(
+        self, sink: str | None = None, *, deadline: float | None = None
+    ) -> QueueStatus:
+        """Read one queue's account in short: one round trip.
+
+        Args:
+            sink: Whose; the first sink's when left out.
+            deadline: On the event loop's clock, in seconds.
 
         Raises:
             StoreError: The server did not answer.
         """
-        queue, account = self._keys
-        length, fields = await self._store.state.pipeline(
-            [("LLEN", queue), ("HMGET", account, "queued_bytes", "accepted", "purged")],
-            deadline=deadline,
-            idempotent=True,
-        )
-        if isinstance(length, StoreError):
-            raise length
-        return QueueStatus(length, *(int(field or 0) for field in fields))
+        (status,) = await self.statuses([sink or self.sinks[0]], deadline=deadline)
+        return status
+
+    async def statuses(
+        self, sinks: Sequence[str] | None = None, *, deadline: float | None = None
+    ) -> list[QueueStatus]:
+        """Read the accounts of several queues in short, of all by default: one round trip.
+
+        Raises:
+            StoreError: The server did not answer.
+        """
+        names = ("queued_bytes", "accepted", "purged", "inflight", "inflight_bytes")
+        commands: list[tuple[Argument, ...]] = []
+        for queue, account in (self._keys[sink] for sink in sinks or self.sinks):
+            commands += [("LLEN", queue), ("HMGET", account, *names)]
+        replies, _ = await self._store.state.exchange(commands, deadline=deadline, idempotent=True)
+        return [
+            QueueStatus(length, *(int(field or 0) for field in fields))
+            for length, fields in zip(replies[::2], replies[1::2], strict=True)
+        ]
 
     async def require_room(self, *, deadline: float) -> None:
-        """Refuse what may not happen unrecorded while the queue is full: one round trip.
+        """Refuse what may not happen unrecorded while there is no room: at most one round trip.
 
         Others may take the room that is left.
 
         Raises:
-            QueueFullError: The queue is at its bound.
+            QueueFullError: A queue is at its bound, and the spill store has no room either.
             StoreError: The server did not answer.
         """
-        status = await self.status(deadline=deadline)
-        if status.queued >= self._bounds.events or status.queued_bytes >= self._bounds.bytes:
+        if self.spill is not None and self.spill.has_room():
+            return
+        statuses = await self.statuses(deadline=deadline)
+        if not self._drops and any(status.is_full(self.bounds) for status in statuses):
             self._store.hub.emit(AuditRefused(1, "full"))
             raise queue_full()
 
@@ -194,16 +259,59 @@ class EventQueue:
         self._wake_flusher()
         if self._flusher is not None:
             await self._flusher
+        self._alarm.cancel()
+
+    def _enqueue(self, event: bytes, deadline: float) -> asyncio.Future[LateCopy | None]:
+        waiter: asyncio.Future[LateCopy | None] = asyncio.get_running_loop().create_future()
+        self._pending.append((event, waiter, deadline))
+        if deadline < self._alarm.when:
+            self._alarm.by(deadline)
+        if self._flusher is None or self._flusher.done():
+            self._flusher = asyncio.create_task(self._flush_until_closed(), name="sark-audit")
+        else:
+            self._wake_flusher()
+        return waiter
 
     def _wake_flusher(self) -> None:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
+    def _tell_late(self) -> None:
+        """Tell callers whose time is up; the flush goes on."""
+        now = asyncio.get_running_loop().time()
+        earliest = float("inf")
+        for group, sent in ((self._flying, True), (self._pending, False)):
+            for _, waiter, deadline in group:
+                if waiter.done():
+                    continue
+                if deadline <= now:
+                    waiter.set_result(LateCopy(sent=sent))
+                    self._late |= sent
+                else:
+                    earliest = min(earliest, deadline)
+        if earliest < float("inf"):
+            self._alarm.by(earliest)
+
+    async def _spill_late(self, late: Sequence[tuple[bytes, LateCopy]]) -> None:
+        """Spill events whose callers can wait no longer."""
+        if self.spill is None:
+            self._store.hub.emit(AuditRefused(len(late), "unavailable"))
+            raise AuditError(NOT_IN_TIME)
+        try:
+            await spill_copies(late, self.sinks, self.spill, self._store.hub)
+        except AuditError as error:
+            self._emit_refused(len(late), error)
+            raise
+
     async def _flush_until_closed(self) -> None:
         loop = asyncio.get_running_loop()
         while self._pending or not self._closing:
             if self._pending:
-                await self._flush(self._take_group())
+                self._flying = self._take_group()
+                try:
+                    await self._flush(self._flying)
+                finally:
+                    self._flying = []
             else:
                 self._wake = loop.create_future()
                 await self._wake
@@ -212,7 +320,7 @@ class EventQueue:
     def _take_group(self) -> list[_Waiting]:
         """Take what one command may carry, oldest first; whoever gave up is left out."""
         size = count = 0
-        for event, _ in self._pending[:MAX_FLUSH_EVENTS]:
+        for event, _, _ in self._pending[:MAX_FLUSH_EVENTS]:
             size += len(event)
             if count and size > MAX_FLUSH_BYTES:
                 break
@@ -223,46 +331,100 @@ class EventQueue:
     async def _flush(self, group: list[_Waiting]) -> None:
         if not group:
             return
-        started = perf_counter()
-        deadline = asyncio.get_running_loop().time() + self._flush_timeout
-        arguments: list[Argument] = [
-            self._bounds.events,
-            self._bounds.bytes,
-            *(event for event, _ in group),
-        ]
         try:
-            reply = await self._store.state.run(_APPEND, self._keys, arguments, deadline=deadline)
-        except StoreError as error:
+            lefts = await self._send([event for event, _, _ in group])
+            failure = await self._spill_left(group, lefts) if lefts else None
+        except Exception as error:
+            # A mistake of the program: it ends the flusher, and nobody waits for ever.
             reason = f"the audit event was not accepted: {error}"
-            self._refuse(group, "unavailable", lambda: AuditError(reason))
-            return
-        accepted: int = reply.value
-        seconds = perf_counter() - started
-        size = sum(len(event) for event, _ in group[:accepted])
-        self._store.hub.emit(AuditAppended(accepted, size, seconds))
-        for _, waiter in group[:accepted]:
+            self._refuse(group, AuditError(reason))
+            raise
+        safe = len(group) if failure is None else min(left.first for left in lefts)
+        for _, waiter, _ in group[:safe]:
             if not waiter.done():
                 waiter.set_result(None)
-        if accepted < len(group):
-            self._refuse(group[accepted:], "full", queue_full)
+        if failure is not None:
+            self._refuse(group[safe:], failure)
+        if self._late:
+            self._late = False
+            if not lefts and self.spill is not None:
+                await forget_copies(_late_of(group), self.spill)
 
-    def _refuse(
-        self,
-        group: list[_Waiting],
-        reason: Literal["full", "unavailable"],
-        make_error: Callable[[], AuditError],
-    ) -> None:
-        waiting = [waiter for _, waiter in group if not waiter.done()]
+    async def _send(self, events: Sequence[bytes]) -> list[Left]:
+        """Append a group where no earlier events wait; returns what is left over."""
+        started = perf_counter()
+        spill = self.spill
+        asked: Sequence[str] = self.sinks
+        lefts: list[Left] = []
+        if spill is not None:
+            lefts = [Left(sink, 0, "behind") for sink in asked if spill.waits(sink)]
+        if lefts:
+            behind = {left.sink for left in lefts}
+            asked = [sink for sink in asked if sink not in behind]
+            if not asked:
+                return lefts
+        try:
+            reply = await self._run_append(asked, events, line="accepted", drops=self._drops)
+        except StoreError as error:
+            return lefts + left_after(error, asked)
+        taken = reply[::2]
+        if dropped := sum(reply[1::2]):
+            self._store.hub.emit(AuditDropped(dropped))
+        most = max(taken)
+        size = sum(map(len, events[:most]))
+        self._store.hub.emit(AuditAppended(most, size, perf_counter() - started))
+        return lefts + left_by(asked, taken, len(events))
+
+    async def _run_append(
+        self, sinks: Sequence[str], events: Sequence[bytes], *, line: str, drops: int
+    ) -> list[int]:
+        bounds = self.bounds
+        keys = [key for sink in sinks for key in self._keys[sink]]
+        arguments: list[Argument] = [bounds.events, bounds.bytes, line, drops, *events]
+        reply = await self._store.state.run_replicated(
+            _APPEND,
+            keys,
+            arguments,
+            replicas=self._replicas,
+            deadline=asyncio.get_running_loop().time() + self._flush_timeout,
+        )
+        taken: list[int] = reply.value
+        return taken
+
+    async def _spill_left(
+        self, group: Sequence[_Waiting], lefts: Sequence[Left]
+    ) -> AuditError | None:
+        """Spill what is left over; returns why not, if that fails."""
+        if self.spill is None:
+            return refusal_of(lefts)
+        # Whoever gave up has spilled a copy, or wants none.
+        events = [None if waiter.done() else event for event, waiter, _ in group]
+        parts = [(left, rows_of(left, events)) for left in lefts]
+        try:
+            await self.spill.put([row for _, rows in parts for row in rows])
+        except AuditError as error:
+            return error
+        for left, rows in parts:
+            if rows:
+                self._store.hub.emit(AuditSpilled(left.sink, len(rows), left.reason))
+        return None
+
+    def _refuse(self, group: Sequence[_Waiting], error: AuditError) -> None:
+        waiting = [waiter for _, waiter, _ in group if not waiter.done()]
         if waiting:
-            self._store.hub.emit(AuditRefused(len(waiting), reason))
+            self._emit_refused(len(waiting), error)
         for waiter in waiting:
             # An error of its own for each: exceptions collect the traceback of who raises them.
-            waiter.set_exception(make_error())
+            waiter.set_exception(type(error)(str(error), retry_after=error.retry_after))
+
+    def _emit_refused(self, count: int, error: AuditError) -> None:
+        reason: Literal["full", "unavailable"] = (
+            "full" if isinstance(error, QueueFullError) else "unavailable"
+        )
+        self._store.hub.emit(AuditRefused(count, reason))
 
 
-def queue_full() -> QueueFullError:
-    """Say that the queue is at its bound."""
-    return QueueFullError(
-        "the audit queue is full: drain it or raise SARK_SIEM_MAX_EVENTS or SARK_SIEM_MAX_BYTES",
-        retry_after=FULL_RETRY_AFTER_SECONDS,
-    )
+def _late_of(group: Sequence[_Waiting]) -> list[LateCopy]:
+    """Find the callers of a group that were told that their time is up."""
+    done = [w for _, w, _ in group if w.done() and not w.cancelled() and w.exception() is None]
+    return [late for waiter in done if (late := waiter.result()) is not None]

@@ -1,32 +1,40 @@
 """Auditing refused requests without letting a flood of them fill the queue.
 
-The first refusal of an identity in a window is an event of its own, accepted before its answer
-leaves. The repeats are counted on the server, and when the window has ended one closing event
-tells how many there were. The counts live in Valkey, so they are shared by all processes and
-survive them; whichever process looks first closes a window, in one script, exactly once.
+The first refusal of an identity in a window is an event of its own, safe before its answer leaves.
+The repeats are counted on the server, and when the window has ended one closing event tells how
+many there were. The counts live in Valkey, so they are shared by all processes and survive them;
+whichever process looks first closes a window, in one script, exactly once.
+
+What a sink's queue has no room for is spilled by the process that recorded it. While Valkey does
+not answer, each process records by itself (``local_refusals.py``).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from datetime import datetime
+from collections.abc import Sequence
 
 import msgspec
 
-from sark.errors import AuditError, StoreError
-from sark.events import AuditRefused
-from sark.siem.event import AuditEvent, ClosingEvent, encode_event, new_event_id, now
-from sark.siem.queue import APPEND_FRAGMENT, QueueBounds, queue_full
+from sark.errors import AuditError, QueueFullError, StoreError, StoreUnavailableError
+from sark.events import AuditRefused, AuditSpilled
+from sark.siem.bounds import QueueBounds
+from sark.siem.event import AuditEvent, ClosingEvent, encode_event, iso, new_event_id, now
+from sark.siem.handover import queue_full
+from sark.siem.local_refusals import LocalRefusals
+from sark.siem.queue import APPEND_FRAGMENTS
+from sark.siem.spilling import SpillRow, SpillStore, next_key
 from sark.store import Argument, Store, load_script
 
 __all__ = ["Refusals"]
 
 CLOSE_BATCH = 100
 
-_FRAGMENTS = (("sark.store", "clock.lua"), APPEND_FRAGMENT, ("sark.siem", "refusals.lua"))
+_FRAGMENTS = (("sark.store", "clock.lua"), *APPEND_FRAGMENTS, ("sark.siem", "refusals.lua"))
 _REFUSE = load_script("siem.refuse", *_FRAGMENTS, ("sark.siem", "refuse.lua"))
 _CLOSE = load_script("siem.close_refusals", *_FRAGMENTS, ("sark.siem", "close_refusals.lua"))
+_WITHDRAW = load_script("siem.withdraw_refusal", ("sark.siem", "withdraw.lua"))
 
 
 class _FirstId(msgspec.Struct):
@@ -37,26 +45,34 @@ class Refusals:
     """Records refusals.
 
     Args:
-        store: Where the records and the queue live.
-        bounds: How much the queue may hold.
+        store: Where the records and the queues live.
+        sinks: Whose queues.
+        bounds: How much each may hold.
+        spill: Takes what the queues do not; without it such refusals are errors.
     """
 
-    def __init__(self, store: Store, bounds: QueueBounds) -> None:
+    def __init__(
+        self,
+        store: Store,
+        sinks: Sequence[str],
+        bounds: QueueBounds,
+        *,
+        spill: SpillStore | None = None,
+    ) -> None:
         self._store = store
+        self._sinks = tuple(sinks)
         self._bounds = bounds
+        self._spill = spill
+        self._local = None if spill is None else LocalRefusals(self._sinks, spill, store.hub)
         keys = store.keys
-        self._keys = [
-            keys.siem_refusals,
-            keys.siem_refusal_counts,
-            keys.siem_refusals_due,
-            keys.siem().queue,
-            keys.siem().account,
-        ]
+        self._records = [keys.siem_refusals, keys.siem_refusal_counts, keys.siem_refusals_due]
+        of_sinks = map(keys.siem, sinks)
+        self._keys = [*self._records, *(key for of in of_sinks for key in (of.queue, of.account))]
 
     async def record(
         self, name: str, event: AuditEvent, *, identity: str, seconds_left: float, deadline: float
     ) -> str:
-        """Record a refusal: one round trip; returns when it has been accepted.
+        """Record a refusal: one round trip; returns when it is safe.
 
         Args:
             name: Names the identity and window; the same for all its refusals.
@@ -70,7 +86,7 @@ class Refusals:
 
         Raises:
             QueueFullError: There is no room for the event.
-            AuditError: Valkey did not accept it.
+            AuditError: Neither Valkey nor the spill store accepted it.
         """
         closing = ClosingEvent(
             first_id=event.id,
@@ -79,37 +95,96 @@ class Refusals:
             policy=event.policy,
             user_id=event.user_id,
         )
+        encoded, head = encode_event(event), encode_event(closing)[:-1]
+        waits = [self._spill is not None and self._spill.waits(sink) for sink in self._sinks]
         arguments: tuple[Argument, ...] = (
             name,
             round(seconds_left * 1000),
-            encode_event(event),
-            encode_event(closing)[:-1],
+            encoded,
+            head,
             new_event_id(),
-            _iso(event.time),
+            iso(event.time),
             self._bounds.events,
             self._bounds.bytes,
+            int(self._spill is not None and self._spill.has_room()),
+            "".join("0" if waiting else "1" for waiting in waits),
         )
         try:
             reply = await self._store.state.run(_REFUSE, self._keys, arguments, deadline=deadline)
         except StoreError as error:
-            self._store.hub.emit(AuditRefused(1, "unavailable"))
-            raise AuditError(f"the audit event was not accepted: {error}") from error
-        count, record = reply.value
+            sent = not isinstance(error, StoreUnavailableError)
+            return await self._record_here(
+                error, name, event, encoded, head, seconds_left=seconds_left, copy=sent
+            )
+        count, record, taken = reply.value
         if count == 0:
             self._store.hub.emit(AuditRefused(1, "full"))
             raise queue_full()
+        if b"0" in taken:
+            await self._spill_first(name, encoded, record, taken, waits)
         return msgspec.json.decode(record + b"}", type=_FirstId).first_id
+
+    async def _record_here(
+        self,
+        error: StoreError,
+        name: str,
+        event: AuditEvent,
+        encoded: bytes,
+        head: bytes,
+        *,
+        seconds_left: float,
+        copy: bool,
+    ) -> str:
+        """Record a refusal in this process, as Valkey has not."""
+        if self._local is None:
+            self._store.hub.emit(AuditRefused(1, "unavailable"))
+            raise AuditError(f"the audit event was not accepted: {error}") from error
+        try:
+            return await self._local.record(
+                name, event.id, encoded, head, seconds_left=seconds_left, copy=copy
+            )
+        except AuditError as failure:
+            self._emit_refused(failure)
+            raise
+
+    async def _spill_first(
+        self, name: str, event: bytes, record: bytes, taken: bytes, waits: Sequence[bool]
+    ) -> None:
+        """Spill a first refusal for the sinks whose queues don't have it, or take it back."""
+        spill = self._spill
+        assert spill is not None  # noqa: S101 - without one the script takes all or nothing
+        missing = [
+            (sink, waiting)
+            for sink, has_it, waiting in zip(self._sinks, taken.decode(), waits, strict=True)
+            if has_it == "0"
+        ]
+        try:
+            await spill.put(
+                [SpillRow(sink, event, copy=False, key=next_key()) for sink, _ in missing]
+            )
+        except AuditError as failure:
+            self._emit_refused(failure)
+            # If even that fails, the record counts on under an id that not every sink has.
+            with contextlib.suppress(StoreError):
+                await self._store.state.run(_WITHDRAW, self._records, [name, record])
+            raise
+        for sink, waiting in missing:
+            self._store.hub.emit(AuditSpilled(sink, 1, "behind" if waiting else "full"))
 
     async def close_due(self) -> int:
         """Append the closing events of windows that have ended; returns how many were closed.
+
+        They wait until every sink has room, and nothing of it waits in the spill store.
 
         Raises:
             StoreError: The server did not answer.
         """
         total = 0
         while True:
+            if self._spill is not None and any(map(self._spill.waits, self._sinks)):
+                return total
             ids = [new_event_id() for _ in range(CLOSE_BATCH)]
-            arguments: list[Argument] = [_iso(now()), self._bounds.events, self._bounds.bytes, *ids]
+            arguments: list[Argument] = [iso(now()), self._bounds.events, self._bounds.bytes, *ids]
             closed: int = (await self._store.state.run(_CLOSE, self._keys, arguments)).value
             total += closed
             if closed < CLOSE_BATCH:
@@ -126,9 +201,22 @@ class Refusals:
         """
         while True:
             await asyncio.sleep(interval)
+            if self._local is not None:
+                # What the spill store does not take stays open here, and is tried again.
+                with contextlib.suppress(AuditError):
+                    await self._local.close_ended()
             with contextlib.suppress(StoreError):
                 await self.close_due()
 
+    async def close(self) -> None:
+        """Spill the counts that only this process has.
 
-def _iso(time: datetime) -> str:
-    return time.isoformat().replace("+00:00", "Z")
+        Raises:
+            AuditError: The spill store does not take them.
+        """
+        if self._local is not None:
+            await self._local.close()
+
+    def _emit_refused(self, error: AuditError) -> None:
+        full = isinstance(error, QueueFullError)
+        self._store.hub.emit(AuditRefused(1, "full" if full else "unavailable"))

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from itertools import count
 from typing import NamedTuple, Protocol
 
-__all__ = ["SpillRow", "SpillStore"]
+__all__ = ["SpillRow", "SpillStore", "next_key"]
+
+_keys = count(1)
+
+
+def next_key() -> int:
+    """Number a row; no two in this process have the same."""
+    return next(_keys)
 
 
 class SpillRow(NamedTuple):

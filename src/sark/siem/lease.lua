@@ -1,0 +1,50 @@
+-- Lease events from the head of a queue to one worker.
+--
+-- KEYS[1]  queue, KEYS[2] dead letters, KEYS[3] leases, KEYS[4] account, KEYS[5] expiries
+-- KEYS[6]  the worker's events in flight
+-- ARGV[1]  worker, ARGV[2] most events, ARGV[3] most bytes, ARGV[4] milliseconds of the lease
+-- ARGV[5]  most dead letters, ARGV[6] most bytes of them
+-- ARGV[7]  from how many outlived leases on an event is leased alone
+--
+-- Returns 'held' when the worker holds a lease, 'full' when there is no room for a dead letter,
+-- {} when nothing is queued, else {token, events}.
+--
+-- Atomic because an event may be leased by one worker only, and must never be in neither list.
+local queue, account = KEYS[1], KEYS[4]
+if server.call('HEXISTS', KEYS[3], ARGV[1]) == 1 then return 'held' end
+local held = server.call('HMGET', account, 'queued_bytes', 'failed_bytes')
+if server.call('LLEN', KEYS[2]) >= tonumber(ARGV[5])
+  or tonumber(held[2] or 0) >= tonumber(ARGV[6]) then return 'full' end
+local queued = server.call('LLEN', queue)
+if queued == 0 then return {} end
+
+-- No more are taken out than will probably fit: what does not has to be put back.
+local most, most_bytes = tonumber(ARGV[2]), tonumber(ARGV[3])
+local average = math.max(tonumber(held[1] or 0) / queued, 1)
+local events = server.call('LPOP', queue, math.max(1, math.min(most, math.ceil(most_bytes / average))))
+local count, bytes = 1, #events[1]
+while count < #events and bytes + #events[count + 1] <= most_bytes do
+  count, bytes = count + 1, bytes + #events[count + 1]
+end
+
+-- What has outlived leases may be what ends its workers: it takes nobody along.
+if server.call('EXISTS', KEYS[5]) == 1 then
+  for i = 1, count do
+    local outlived = tonumber(server.call('HGET', KEYS[5], siem_digest(events[i])) or 0)
+    if outlived >= tonumber(ARGV[7]) then
+      count = math.max(i - 1, 1)
+      break
+    end
+  end
+  bytes = siem_size(events, 1, count)
+end
+siem_unshift(queue, events, count + 1, #events)
+for i = #events, count + 1, -1 do events[i] = nil end
+
+siem_push(KEYS[6], events, 1, count)
+server.call('HINCRBY', account, 'queued_bytes', -bytes)
+siem_book(account, 'inflight', count, bytes)
+local token = string.format('%.0f', server.call('HINCRBY', account, 'token', 1))
+siem_write_lease(
+  KEYS[3], ARGV[1], {token = token, expiry = siem_now_ms() + tonumber(ARGV[4])}, events)
+return {token, events}
