@@ -75,15 +75,25 @@ def test_no_pause_exceeds_the_cap(failures: list[tuple[float, float | None]]) ->
 def test_complaints_halve_the_batches_under_way() -> None:
     pace = Pace(16)
     seen = []
-    for _ in range(5):
-        pace.slow_down()
+    for now in range(5):
+        pace.slow_down(sent=now, now=now)
         seen.append(pace.batches)
     assert seen == [8, 4, 2, 1, 1]
 
 
+def test_complaints_about_what_was_sent_before_say_nothing_new() -> None:
+    pace = Pace(16)
+    pace.slow_down(sent=0, now=1)
+    for _ in range(15):
+        pace.slow_down(sent=0.5, now=1.5)
+    assert (pace.batches, pace.gap) == (8, 0)
+    pace.slow_down(sent=1.2, now=1.6)
+    assert pace.batches == 4
+
+
 def test_a_round_without_complaint_adds_one() -> None:
     pace = Pace(8)
-    pace.slow_down()
+    pace.slow_down(sent=0, now=0)
     for expected in (5, 6, 7, 8, 8):
         for _ in range(pace.batches + 1):
             pace.taken()
@@ -93,8 +103,8 @@ def test_a_round_without_complaint_adds_one() -> None:
 def test_a_single_batch_that_is_too_much_is_followed_by_a_pause() -> None:
     pace = Pace(1)
     assert pace.gap == 0
-    for _ in range(20):
-        pace.slow_down()
+    for now in range(20):
+        pace.slow_down(sent=now, now=now)
         assert pace.batches == 1
     assert pace.gap == MAX_GAP_SECONDS
     for _ in range(20):
@@ -105,9 +115,9 @@ def test_a_single_batch_that_is_too_much_is_followed_by_a_pause() -> None:
 @given(st.integers(1, 64), st.lists(st.booleans(), max_size=200))
 def test_pace_stays_within_its_bounds(most_batches: int, complaints: list[bool]) -> None:
     pace = Pace(most_batches)
-    for complaint in complaints:
+    for now, complaint in enumerate(complaints):
         if complaint:
-            pace.slow_down()
+            pace.slow_down(sent=now, now=now)
         else:
             pace.taken()
         assert 1 <= pace.batches <= most_batches

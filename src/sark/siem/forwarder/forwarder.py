@@ -16,7 +16,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
-from time import perf_counter
 
 from sark.errors import DeadLettersFullError, LeaseLostError, StoreError
 from sark.events import Hub, SinkPaused
@@ -247,9 +246,8 @@ class Forwarder:
             permit.neutral()
             return False
         entries = [entry for n in part if (entry := batch.entries[n]) is not None]
-        sent, started = asyncio.get_running_loop().time(), perf_counter()
+        sent = asyncio.get_running_loop().time()
         verdict = await self._sender.send(entries, permit)
-        seconds = perf_counter() - started
         step = delivery.answer(verdict)
         if isinstance(step, Stop):
             self._pause("unauthorized", step.reason)
@@ -259,7 +257,7 @@ class Forwarder:
             self._sender.took(
                 len(taken),
                 sum(batch.sizes[n] for n in taken),
-                seconds=seconds,
+                sent=sent,
                 slow_down=isinstance(verdict, Delivered) and verdict.slow_down,
             )
         if isinstance(step, Again):

@@ -3,6 +3,7 @@
 Each time that a receiver asks to be sent less, the number of batches under way is halved; each
 batch that it takes without complaint adds a share of one, so that a whole round of them adds one.
 Where a single batch is still too much, a pause between batches doubles instead, and shrinks again.
+Complaints about batches that were sent before the last decrease say nothing new.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class Pace:
         self._most = most
         self._window = float(most)
         self._gap = 0.0
+        self._slowed_at = float("-inf")
 
     @property
     def batches(self) -> int:
@@ -42,8 +44,16 @@ class Pace:
         else:
             self._window = min(self._most, self._window + 1 / self._window)
 
-    def slow_down(self) -> None:
-        """Note that the receiver asks to be sent less."""
+    def slow_down(self, *, sent: float, now: float) -> None:
+        """Note that the receiver asks to be sent less.
+
+        Args:
+            sent: When the batch was sent, in seconds on any one clock.
+            now: The time.
+        """
+        if sent < self._slowed_at:
+            return
+        self._slowed_at = now
         if self._window >= 2:  # noqa: PLR2004 - two halve into one
             self._window /= 2
         else:

@@ -85,15 +85,23 @@ class Sender:
             permit.neutral()
         return verdict
 
-    def took(self, events: int, size: int, *, seconds: float, slow_down: bool) -> None:
-        """Note that the receiver took events."""
+    def took(self, events: int, size: int, *, sent: float, slow_down: bool) -> None:
+        """Note that the receiver took events.
+
+        Args:
+            events: How many.
+            size: Their bytes, as they were queued.
+            sent: When they were sent, on the event loop's clock.
+            slow_down: Whether it asks to be sent less.
+        """
         self.failing = ""
         self._backoff.succeeded()
+        now = asyncio.get_running_loop().time()
         if slow_down:
-            self.pace.slow_down()
+            self.pace.slow_down(sent=sent, now=now)
         else:
             self.pace.taken()
-        self._hub.emit(Forwarded(self._name, events, size, seconds))
+        self._hub.emit(Forwarded(self._name, events, size, now - sent))
 
     def hold_off(
         self,
@@ -104,9 +112,9 @@ class Sender:
         after: float | None,
     ) -> None:
         """Note that something has to be sent again, and let everybody wait before that."""
-        if kind == "throttled":
-            self.pace.slow_down()
         now = asyncio.get_running_loop().time()
+        if kind == "throttled":
+            self.pace.slow_down(sent=sent, now=now)
         self._failed(kind, reason, self._backoff.failed(sent=sent, now=now, after=after))
 
     def _failed(
