@@ -84,24 +84,28 @@ class Answer:
         return f"HTTP {self.status}: {quoted}" if quoted else f"HTTP {self.status}"
 
 
-def by_status(answer: Answer) -> Verdict:
+def by_status(answer: Answer, reason: str | None = None) -> Verdict:
     """Judge an answer by its status alone (RFC 9110).
 
     A status that would meet every event alike, such as that of a wrong path, counts as a refusal
-    of the credential: dead letters are for events that are to blame themselves.
+    of us: dead letters are for events that are to blame themselves.
+
+    Args:
+        answer: What came.
+        reason: What it says; status and body by default.
     """
-    status = answer.status
+    status, told = answer.status, reason or answer.said()
     if answer.is_success:
         return Delivered()
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        return TooLarge(answer.said())
+        return TooLarge(told)
     if status == HTTPStatus.TOO_MANY_REQUESTS:
-        return Throttled(answer.said(), answer.after)
+        return Throttled(told, answer.after)
     if status in _REFUSALS_OF_US or status < HTTPStatus.BAD_REQUEST:
-        return Unauthorized(answer.said())
+        return Unauthorized(told)
     if status in _TRANSIENT or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return Unavailable(answer.said(), answer.after)
-    return Rejected(answer.said())
+        return Unavailable(told, answer.after)
+    return Rejected(told)
 
 
 def retry_after(value: str | None, date: str | None, cap: float) -> float | None:

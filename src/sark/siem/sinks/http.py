@@ -62,17 +62,25 @@ class HttpClient:
         url: Where to, without query.
         headers: Sent with every request; the credential among them.
         gzip_bodies: Whether the receiver takes compressed bodies.
+        keep_cookies: Whether cookies that it sets are sent back.
 
     Raises:
         ConfigurationError: Options that contradict each other.
     """
 
     def __init__(
-        self, plan: SinkPlan, url: str, headers: Mapping[str, str], *, gzip_bodies: bool = True
+        self,
+        plan: SinkPlan,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        gzip_bodies: bool = True,
+        keep_cookies: bool = False,
     ) -> None:
         self._url = url
         self._headers = {"User-Agent": "sark", "Accept-Encoding": "identity", **headers}
         self._gzip = gzip_bodies and plan.common.gzip
+        self._keep_cookies = keep_cookies
         self._timeout = plan.common.timeout
         self._retry_cap = plan.common.retry_cap
         self._secrets = secret_forms(plan.token)
@@ -86,14 +94,14 @@ class HttpClient:
         Raises:
             SinkError: The files of certificates are unusable.
         """
-        connector = aiohttp.TCPConnector(
-            ssl=await asyncio.to_thread(self._context), keepalive_timeout=KEEP_IDLE_SECONDS
-        )
+        is_secure = self._url.startswith("https://")
+        context = await asyncio.to_thread(self._context) if is_secure else True
+        connector = aiohttp.TCPConnector(ssl=context, keepalive_timeout=KEEP_IDLE_SECONDS)
         self._session = aiohttp.ClientSession(
             connector=connector,
             headers=self._headers,
             timeout=aiohttp.ClientTimeout(total=self._timeout),
-            cookie_jar=aiohttp.DummyCookieJar(),
+            cookie_jar=self._cookies(),
             # A small answer could expand to a huge one.
             auto_decompress=False,
             trust_env=False,
@@ -166,6 +174,10 @@ class HttpClient:
         if isinstance(error, OSError) and error.errno is not None:
             return os.strerror(error.errno).lower()
         return "the connection failed"
+
+    def _cookies(self) -> aiohttp.abc.AbstractCookieJar:
+        # Unsafe means: from addresses without a name as well. There is one receiver only.
+        return aiohttp.CookieJar(unsafe=True) if self._keep_cookies else aiohttp.DummyCookieJar()
 
     def _check_files(self) -> None:
         given = [name for name, path in self._files.items() if path is not None]
