@@ -6,8 +6,8 @@ import pytest
 
 from sark.batch import BatchQuestion, BatchRequest, authorize_many
 from sark.errors import InvalidRequestError, LimitDeniedError, LimitExceededError
+from sark.patterns import Patterns
 from sark.ratelimit import Limit, Rules
-from sark.ratelimit.patterns import Patterns
 from sark.ratelimit.rules import Listed, Rule
 from tests.support.gateways import ask, assert_account_is_exact, open_gateway, queued
 from tests.support.probe import count_round_trips

@@ -15,10 +15,10 @@ import valkey
 from sark.errors import InvalidRequestError, StoreUnavailableError
 from sark.events import Hub, LimitFallback, LimitRefused, LimitShadowed
 from sark.keyspace import classify
+from sark.patterns import Patterns
 from sark.ratelimit import Algorithm, Identity, Kind, Limit, RateLimiter, Rules, limits
 from sark.ratelimit.algorithms import State, charge
 from sark.ratelimit.local import LocalLimits
-from sark.ratelimit.patterns import Patterns
 from sark.ratelimit.report import nearest
 from sark.ratelimit.rules import Applied, Listed, Rule, Selection
 from sark.store import ScriptCall, Store

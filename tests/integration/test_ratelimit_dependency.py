@@ -18,8 +18,8 @@ from starlette.websockets import WebSocket
 from sark import Request, load, open_runtime
 from sark.events import Hub, LimitShadowed
 from sark.fastapi import LimitFields, RateLimit, TrustedProxies, install, open_limiter
+from sark.patterns import Patterns
 from sark.ratelimit import Limit, RateLimiter, Rules
-from sark.ratelimit.patterns import Patterns
 from sark.ratelimit.rules import Listed, Rule
 from tests.support.applications import served
 from tests.support.gateways import open_store

@@ -16,8 +16,8 @@ from starlette.types import Message, Receive, Scope, Send
 from sark.http.client_address import TrustedProxies
 from sark.http.ratelimit_fields import LimitFields
 from sark.http.ratelimit_middleware import RateLimitMiddleware
+from sark.patterns import Patterns
 from sark.ratelimit import Identity, Limit, RateLimiter, Rules
-from sark.ratelimit.patterns import Patterns
 from sark.ratelimit.rules import Listed, Rule
 from tests.support.applications import served, served_by_processes
 from tests.support.gateways import open_store

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from sark.errors import ConfigurationError, InvalidRequestError
 from sark.keyspace import Keyspace
+from sark.patterns import Patterns
 from sark.ratelimit import Identity, Kind, Limit, Rules, limited_ip, parse_limit
-from sark.ratelimit.patterns import Patterns
 from sark.ratelimit.planner import Planner
 from sark.ratelimit.rules import MAX_SELECTIONS, Listed, Rule, Selection
 from sark.ratelimit.rules_file import read_rules

@@ -159,6 +159,7 @@ def test_defaults() -> None:
         "siem_max_bytes": 268_435_456,
         "siem_overflow": "refuse",
         "siem_event_bytes": 32_768,
+        "siem_redact": REDACTED_FIELDS,
         "spill_dir": None,
         "spill_max_bytes": 2**30,
         "spill_sync": "full",

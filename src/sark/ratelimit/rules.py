@@ -15,9 +15,9 @@ from types import MappingProxyType
 
 from sark.errors import InvalidRequestError
 from sark.keyspace import encode_rule
+from sark.patterns import Patterns
 from sark.ratelimit.address import address_of
 from sark.ratelimit.limit import KINDS, Identity, Kind, Limit
-from sark.ratelimit.patterns import Patterns
 
 __all__ = ["Applied", "Listed", "Rule", "Rules", "Selection"]
 

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any, get_args
 
 from sark.keyspace import encode_id
+from sark.patterns import Patterns
 from sark.ratelimit.limit import (
     ALGORITHMS,
     EXPECTED_LIMIT,
@@ -27,7 +28,6 @@ from sark.ratelimit.limit import (
     Limit,
     parse_limit,
 )
-from sark.ratelimit.patterns import Patterns
 from sark.ratelimit.rules import MAX_LIMITS_AT_ONCE, Listed, Rule, Rules
 from sark.toml_file import TomlFile, show, spell, where
 from sark.toml_lines import KeyPath

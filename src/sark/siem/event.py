@@ -8,7 +8,15 @@ from typing import Any, Literal
 import msgspec
 from uuid_utils import uuid7
 
-__all__ = ["AuditEvent", "ClosingEvent", "encode_event", "iso", "new_event_id", "now"]
+__all__ = [
+    "AuditEvent",
+    "ClosingEvent",
+    "Truncation",
+    "encode_event",
+    "iso",
+    "new_event_id",
+    "now",
+]
 
 FORMAT_VERSION = 1
 
@@ -28,6 +36,21 @@ def now() -> datetime:
 def iso(time: datetime) -> str:
     """Spell a time in UTC as events do: ISO 8601 with ``Z``."""
     return time.isoformat().replace("+00:00", "Z")
+
+
+class Truncation(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What was cut off an event that was too large.
+
+    Attributes:
+        bytes: Size of its JSON before that.
+        fields: What was shortened or left out, such as ``context.body``; at most eight, each by
+            at most the first 64 bytes of its name.
+        more: How many further ones.
+    """
+
+    bytes: int
+    fields: tuple[str, ...]
+    more: int = 0
 
 
 class AuditEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -51,6 +74,7 @@ class AuditEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
             log has it; left out without one, and when the decision came from a cache.
         ip: The caller's address, when named.
         api_key_id: The caller's api key, when named.
+        truncated: What was cut off, if the event was too large.
         v: Version of this format.
     """
 
@@ -69,6 +93,7 @@ class AuditEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     engine_decision_id: str = ""
     ip: str | None = None
     api_key_id: str | None = None
+    truncated: Truncation | None = None
     v: int = msgspec.field(default_factory=lambda: FORMAT_VERSION)
 
 

@@ -8,8 +8,30 @@ from pydantic import BaseModel, Field
 
 from sark.settings import _kinds as kinds
 from sark.settings._choices import AuditOverflow
+from sark.settings._patterns import field_patterns
 
 __all__ = ["AuditSettings"]
+
+# Names under which secrets are found in practice; "-" is taken for "_".
+REDACTED_FIELDS = (
+    "*password",
+    "*passwd",
+    "*passphrase",
+    "pwd",
+    "*secret",
+    "*secret_key",
+    "*secretkey",
+    "*token",
+    "*authorization",
+    "*cookie",
+    "*cookies",
+    "*api_key",
+    "*apikey",
+    "*private_key",
+    "*privatekey",
+    "*credential",
+    "*credentials",
+)
 
 
 class AuditSettings(BaseModel):
@@ -37,4 +59,12 @@ class AuditSettings(BaseModel):
         default=32_768,
         validation_alias="SARK_SIEM_EVENT_BYTES",
         description="Largest audit event; what a larger one has too much is cut off and marked.",
+    )
+    siem_redact: Annotated[tuple[str, ...], field_patterns()] = Field(
+        default=REDACTED_FIELDS,
+        validation_alias="SARK_SIEM_REDACT",
+        description=(
+            "Fields of a context whose values are kept out of audit events, in any case and at any "
+            "depth; replaces this list."
+        ),
     )

@@ -1,4 +1,4 @@
-"""Patterns of the limits file: what they match, and that no text makes them slow."""
+"""Patterns of texts: what they match, and that no text makes them slow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sark.ratelimit.patterns import Patterns
+from sark.patterns import Patterns
 
 texts = st.text("ab*\n", max_size=10)
 
