@@ -71,6 +71,8 @@ class Follower:
                 timer.cancel()
             self._wake.clear()
             await self.sync()
+        if self._tally.calls or self._ended:
+            await self.sync()
 
     def stop(self) -> None:
         """Let ``run`` come to its end."""
@@ -127,6 +129,8 @@ class Follower:
             serial, _ = self._question()
         if self.standing.is_late(serial):
             return
+        if self.alone is None and self.standing.is_forgotten_by(seen):
+            self._enlisted = False
         self.alone = None
         self._show(seen, serial=serial, reason=seen.reason if seen.state == "open" else "")
 
@@ -135,7 +139,7 @@ class Follower:
         if self.alone is not None or self.standing.is_late(serial):
             return
         now = asyncio.get_running_loop().time()
-        self.alone = AloneState.after(self.standing.view, self._config, now)
+        self.alone = AloneState.after(self.standing.aged(now), self._config, now)
         self._enlisted = False
         self._show(self.alone.view(now), serial=serial, reason=reason)
 

@@ -72,6 +72,17 @@ class Standing:
             return SYNC_SECONDS
         return max(self._at + self.view.retry / MICROSECONDS - now, SYNC_SECONDS)
 
+    def aged(self, now: float) -> View:
+        """Give the view as it would be now."""
+        passed = max(0, round((now - self._at) * MICROSECONDS))
+        seen = self.view
+        spent = {seen.state: getattr(seen, seen.state) + passed}
+        return seen._replace(age=seen.age + passed, retry=max(0, seen.retry - passed), **spent)
+
+    def is_forgotten_by(self, seen: View) -> bool:
+        """Whether the server has lost its memory since the last view: it speaks of less."""
+        return (seen.period, seen.age) < (self.view.period, self.view.age)
+
     def snapshot(self, name: str, now: float) -> Snapshot:
         """Show it as of now."""
         passed = max(0.0, now - self._at)
