@@ -59,6 +59,8 @@ __all__ = [
     "SigningKeysChanged",
     "SigningKeysRefused",
     "SinkPaused",
+    "SpillChanged",
+    "SpillFileSetAside",
     "TokenRefreshed",
     "Warmed",
 ]
@@ -317,6 +319,30 @@ class AuditReplayed(Event, frozen=True):
 
     sink: str
     events: int
+
+
+class SpillChanged(Event, frozen=True):
+    """The spill store's disk refuses, or works again.
+
+    Attributes:
+        working: Whether it works.
+        reason: What the disk said.
+    """
+
+    working: bool
+    reason: str
+
+
+class SpillFileSetAside(Event, frozen=True):
+    """A file of spilled events cannot be read; it was renamed, and nothing of it was deleted.
+
+    Attributes:
+        path: Its new name.
+        reason: What is wrong with it.
+    """
+
+    path: str
+    reason: str
 
 
 class Forwarded(Event, frozen=True):
