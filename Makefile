@@ -4,6 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PEERS  := .venv-bench
+RECEIVERS := .venv-receivers
 # Test files run side by side, each on servers of its own.
 JOBS   ?= 2
 
@@ -23,7 +24,14 @@ run: $(READY) ## serve authorizations on an embedded Valkey and Rego engine
 test: $(READY) ## unit, integration and fault tests on real servers (at most 5 minutes)
 	$(BIN)/python -m pytest -m "not heavy" -n $(JOBS) --dist loadfile
 
-test-heavy: $(READY) ## tests that take long or need system packages
+$(RECEIVERS)/.ready: $(READY) tests/receivers/requirements.lock
+	@test -x $(RECEIVERS)/bin/python || $(BIN)/python -m venv --without-pip $(RECEIVERS)
+	@echo "Installing the receivers of audit events (about a minute and 1.2 GB the first time)"
+	@$(BIN)/python -m pip --python $(RECEIVERS)/bin/python --disable-pip-version-check --quiet \
+	  install --no-compile --require-hashes -r tests/receivers/requirements.lock
+	@touch $@
+
+test-heavy: $(READY) $(RECEIVERS)/.ready ## tests that take long or need system packages (rsyslog, rsyslog-gnutls)
 	$(BIN)/python -m pytest -m heavy
 
 lint: $(READY) ## ruff and mypy --strict
@@ -50,7 +58,9 @@ faults: $(READY) ## the fault tests alone: kill, stop, partition
 lock: ## resolve the dependencies again into requirements.lock (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --all-extras --group dev \
 	  --generate-hashes --no-emit-index-url --no-header pyproject.toml --output-file requirements.lock
+	cd tests/receivers && uv pip compile --quiet --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-header requirements.in --output-file requirements.lock
 
 clean: ## remove the environment, caches and local data
-	rm -rf $(VENV) $(PEERS) .sark build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(RECEIVERS) .sark build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -31,7 +31,7 @@ from tests.support.forwarders import (
 from tests.support.gateways import open_store
 from tests.support.polling import until
 from tests.support.probe import count_round_trips
-from tests.support.receivers import LinesSink, Receiver, open_receiver
+from tests.support.line_receiver import LinesSink, Receiver, open_receiver
 from tests.support.servers import ValkeyServer
 
 

@@ -142,6 +142,7 @@ HEC_CODES: list[tuple[int, int, type]] = [
     (4, 403, Unauthorized),
     (5, 400, Rejected),
     (6, 400, Rejected),
+    (6, 200, Rejected),
     (7, 400, Unauthorized),
     (8, 500, Unavailable),
     (9, 503, Unavailable),

@@ -12,9 +12,11 @@ from time import perf_counter
 from typing import Protocol
 
 from sark.errors import UnreadableEventError
+from sark.siem.formats import Format
+from sark.siem.record import decode
 from sark.siem.sinks.base import Entry
 
-__all__ = ["Encoded", "Encoder", "encode_events"]
+__all__ = ["Encoded", "Encoder", "encode_events", "encoder_of"]
 
 SLICE_SECONDS = 0.002
 LOOKS_AT_CLOCK_EVERY = 32
@@ -34,6 +36,16 @@ class Encoder(Protocol):
             UnreadableEventError: It isn't an event.
         """
         ...
+
+
+def encoder_of(form: Format) -> Encoder:
+    """Make what writes events in a format."""
+
+    def encode(event: bytes) -> Entry:
+        record = decode(event)
+        return Entry(record.id, record.time.timestamp(), form.encode(record, event))
+
+    return encode
 
 
 async def encode_events(events: Sequence[bytes], encode: Encoder) -> list[Encoded]:

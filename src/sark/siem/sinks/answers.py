@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
+from typing import Any
 
 from sark.siem.sinks.verdict import (
     Delivered,
@@ -67,6 +69,17 @@ class Answer:
     def is_success(self) -> bool:
         """Whether the status says that all went well."""
         return HTTPStatus.OK <= self.status < HTTPStatus.MULTIPLE_CHOICES
+
+    def json_object(self) -> dict[str, Any]:
+        """Return the body as a JSON object; an empty one for everything else.
+
+        Proxies in between answer with plain text or HTML.
+        """
+        try:
+            found = json.loads(self.body)
+        except (ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def said(self, text: str | None = None) -> str:
         """Return status and text on one short line, without secrets.

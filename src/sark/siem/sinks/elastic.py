@@ -8,11 +8,10 @@ is there already answers 409 and counts as delivered, so sending one again makes
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -100,7 +99,7 @@ def classify(answer: Answer, count: int) -> Verdict:
     """
     if not answer.is_success:
         return by_status(answer)
-    said = _parse(answer.body)
+    said = answer.json_object()
     if said.get("errors") is False:
         return Delivered()
     items = said.get("items")
@@ -160,14 +159,6 @@ def _item(item: object) -> _Item:
     if not isinstance(error, dict):
         return _Item(result["status"], "", str(error or ""))
     return _Item(result["status"], str(error.get("type", "")), str(error.get("reason", "")))
-
-
-def _parse(body: bytes) -> dict[str, Any]:
-    try:
-        said = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return said if isinstance(said, dict) else {}
 
 
 def _authorization(token: str) -> str:

@@ -9,7 +9,6 @@ those that were taken arrive a second time, under the same id, should somebody r
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, Final
@@ -108,12 +107,8 @@ def classify(answer: Answer, count: int) -> Verdict:
 
 
 def _partial(answer: Answer, count: int) -> Verdict:
-    try:
-        said = json.loads(answer.body or b"{}")
-    except (ValueError, RecursionError):
-        # Success by its status; a body in another encoding must not make it a failure.
-        return Delivered()
-    partial = said.get("partialSuccess") if isinstance(said, dict) else None
+    # Success by its status; a body in another encoding must not make it a failure.
+    partial = answer.json_object().get("partialSuccess")
     if not isinstance(partial, dict):
         return Delivered()
     rejected = _whole(partial.get("rejectedLogRecords"))

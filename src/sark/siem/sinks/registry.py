@@ -28,12 +28,12 @@ __all__ = ["common_options", "make_sink", "plan_sink", "plan_sinks", "sink_kinds
 def sink_kinds() -> Mapping[str, SinkKind]:
     """Return every kind of sink by each of its schemes."""
     kinds: dict[str, SinkKind] = {}
-    for found in sorted(pkgutil.iter_modules(sinks.__path__, f"{sinks.__name__}.")):
-        kind = getattr(importlib.import_module(found.name), "SINK", None)
+    for name in sorted(found.name for found in pkgutil.iter_modules(sinks.__path__)):
+        kind = getattr(importlib.import_module(f"{sinks.__name__}.{name}"), "SINK", None)
         if isinstance(kind, SinkKind):
             for scheme in kind.schemes:
                 if scheme in kinds:
-                    raise TypeError(f"{found.name}: another sink has the scheme {scheme} already")
+                    raise TypeError(f"{name}: another sink has the scheme {scheme} already")
                 kinds[scheme] = kind
     return kinds
 

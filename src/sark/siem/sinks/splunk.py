@@ -17,6 +17,7 @@ import asyncio
 import json
 import uuid
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
@@ -51,6 +52,7 @@ _HEAD = b'{"time":'
 _BUSY = frozenset({9, 18, 19, 20, 23})
 _FULL = frozenset({26, 27})
 _NEARLY_FULL = frozenset({24, 25})
+_BAD_DATA = frozenset({5, 6, 12, 13, 15})
 _SERVER_ERROR = 8
 # What holds for all events alike: token, index, channel, acknowledgement.
 _REFUSALS_OF_US = frozenset({1, 2, 3, 4, 7, 10, 11, 14, 16, 21, 22})
@@ -96,7 +98,7 @@ class SplunkSink:
         verdict = classify(answer, len(entries))
         if not self._ack or not isinstance(verdict, Delivered):
             return verdict
-        ack_id = _parse(answer).get("ackId")
+        ack_id = answer.json_object().get("ackId")
         if not isinstance(ack_id, int):
             return Unauthorized("indexer acknowledgement is asked for, and the token has it off")
         return await self._acknowledged(ack_id) or verdict
@@ -143,7 +145,7 @@ def classify(answer: Answer, count: int) -> Verdict:
         answer: What came.
         count: How many events were sent.
     """
-    said = _parse(answer)
+    said = answer.json_object()
     code = said.get("code")
     reason = _reason(answer, said)
     verdict = _by_code(code, answer, reason) or by_status(answer, reason)
@@ -159,7 +161,7 @@ def classify_ack(answer: Answer, ack_id: int) -> Verdict:
         ``Delivered`` if they are, ``Unavailable`` if the question has to be asked again, else
         ``Unauthorized``.
     """
-    said = _parse(answer)
+    said = answer.json_object()
     if not answer.is_success:
         verdict = classify(answer, 0)
         return verdict if isinstance(verdict, Unauthorized) else Unavailable(answer.said())
@@ -170,28 +172,21 @@ def classify_ack(answer: Answer, ack_id: int) -> Verdict:
 
 
 def _by_code(code: object, answer: Answer, reason: str) -> Verdict | None:
-    if not isinstance(code, int):
+    """Judge an answer by its code; None where the status says more."""
+    verdict: Verdict | None = None
+    if not isinstance(code, int) or answer.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         return None
     if code in _REFUSALS_OF_US:
-        return Unauthorized(reason)
-    if code in _BUSY or code == _SERVER_ERROR:
-        return Unavailable(reason, answer.after)
-    if code in _FULL:
-        return Throttled(reason, answer.after)
-    if not answer.is_success:
-        return None
-    # 0 is success. Any other code in an answer of success would be a surprise, and nothing that
-    # was taken may be sent for ever, so the status counts.
-    return Delivered(slow_down=code in _NEARLY_FULL)
-
-
-def _parse(answer: Answer) -> dict[str, Any]:
-    """Read the body; a proxy in between answers with plain text or HTML."""
-    try:
-        said = json.loads(answer.body)
-    except (ValueError, RecursionError):
-        return {}
-    return said if isinstance(said, dict) else {}
+        verdict = Unauthorized(reason)
+    elif code in _BUSY or code == _SERVER_ERROR:
+        verdict = Unavailable(reason, answer.after)
+    elif code in _FULL:
+        verdict = Throttled(reason, answer.after)
+    elif code in _BAD_DATA:
+        verdict = Rejected(reason)
+    elif answer.is_success:
+        verdict = Delivered(slow_down=code in _NEARLY_FULL)
+    return verdict
 
 
 def _reason(answer: Answer, said: dict[str, Any]) -> str:
