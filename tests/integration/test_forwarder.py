@@ -29,9 +29,9 @@ from tests.support.forwarders import (
     queue_of,
 )
 from tests.support.gateways import open_store
+from tests.support.line_receiver import LinesSink, Receiver, open_receiver
 from tests.support.polling import until
 from tests.support.probe import count_round_trips
-from tests.support.line_receiver import LinesSink, Receiver, open_receiver
 from tests.support.servers import ValkeyServer
 
 
