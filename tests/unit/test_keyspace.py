@@ -68,6 +68,7 @@ BUILDERS: dict[str, list[Builder]] = {
     "breaker_state": [lambda keys, value: keys.breaker_state(value)],
     "breaker_failure_count": [lambda keys, value: keys.breaker_failure_count(value)],
     "breaker_last_failure": [lambda keys, value: keys.breaker_last_failure(value)],
+    "breaker_details": [lambda keys, value: keys.breaker_details(value)],
 }
 FIXED = {
     row.name: row for row in TABLE if row.name not in BUILDERS and row.name != "policy_decision"
@@ -158,7 +159,7 @@ class TestTable:
 
     @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
     def test_rows_are_filled_in(self, row: KeyPattern) -> None:
-        assert row.type in {"string", "hash", "list", "zset"}
+        assert row.type in {"string", "hash", "list", "set", "zset"}
         assert row.ttl
         assert row.owner
         assert row.value
@@ -314,6 +315,8 @@ def test_what_is_permanent() -> None:
         "breaker_state",
         "breaker_failure_count",
         "breaker_last_failure",
+        "breaker_details",
+        "breaker_names",
     }
     assert {row.name for row in TABLE if row.evictable} == {r.name for r in TABLE} - permanent
     for cluster in (False, True):

@@ -173,6 +173,13 @@ def test_defaults() -> None:
         "siem_lease": 30,
         "siem_lease_expiries": 5,
         "siem_gzip": True,
+        "siem_breaker_failures": 5,
+        "siem_breaker_rate": 0.5,
+        "siem_breaker_minimum": 20,
+        "siem_breaker_window": 60.0,
+        "siem_breaker_open": 1.0,
+        "siem_breaker_open_cap": 60.0,
+        "siem_breaker_probes": 1,
         "siem_sinks": None,
         "siem_tokens": None,
         "wait_replicas": None,
@@ -774,6 +781,11 @@ def test_ttl_order(environ: dict[str, str], named: list[str]) -> None:
     lines = refusal(environ).split("\n")
     assert [line.partition(":")[0] for line in lines] == named
     assert all("(seconds)" in line for line in lines)
+
+
+def test_a_breaker_stays_open_at_most_as_long_as_its_cap() -> None:
+    line = refusal({"SARK_SIEM_BREAKER_OPEN": "3", "SARK_SIEM_BREAKER_OPEN_CAP": "2"})
+    assert line.startswith("SARK_SIEM_BREAKER_OPEN_CAP: got 2, expected at least")
 
 
 @pytest.mark.parametrize("grace", ["60", "61"])

@@ -9,6 +9,7 @@ import typer
 
 import sark
 from sark.cli.authorize import authorize
+from sark.cli.breaker import breaker
 from sark.cli.cache import cache
 from sark.cli.demo import demo
 from sark.cli.keys import keys
@@ -54,6 +55,7 @@ app.add_typer(cache)
 app.add_typer(sessions)
 app.add_typer(keys)
 app.add_typer(limits)
+app.add_typer(breaker)
 
 
 def run() -> None:

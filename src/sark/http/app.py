@@ -8,6 +8,7 @@ from starlette.types import ASGIApp
 
 import sark
 from sark.http import (
+    breakers,
     cache,
     invalidation,
     jwks,
@@ -79,6 +80,7 @@ def create_app(runtime: Runtime, metrics: Metrics) -> ASGIApp:
     app.include_router(cache.router)
     app.include_router(warming.router)
     app.include_router(limits.router)
+    app.include_router(breakers.router)
     app.include_router(sessions.router)
     app.include_router(user_sessions.router)
     app.include_router(jwks.router)

@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from sark.breaker import Snapshot
+from sark.http.breakers import Breakers
 from sark.http.cache import ExplainRequest
 from sark.http.invalidation import Invalidated
 from sark.http.limits import LimitsOfSubject, LimitSubject, NearLimits, ResetLimits
@@ -28,6 +30,7 @@ _ERRORS = {
     "503": "Nothing was done, or it may not last: ask again; Retry-After says when",
 }
 _UNUSABLE = {"422": "What the path or the body names is not usable"}
+_NO_BREAKER = {"422": "There is no such breaker, or the time is not usable"}
 _REFUSED = {"422": "The policies do not load, and the running ones stay"}
 _BODY = {
     **_UNUSABLE,
@@ -49,6 +52,11 @@ _ROUTES: tuple[tuple[str, str, str, type, dict[str, str]], ...] = (
     ("/v1/limits/show", "post", "Every limit that may apply", LimitsOfSubject, _BODY),
     ("/v1/limits/reset", "post", "How many limits begin again", ResetLimits, _BODY),
     ("/v1/limits/reload", "post", "What is in force now", ReloadedLimits, _REFUSED),
+    ("/v1/breakers", "get", "All circuit breakers", Breakers, {}),
+    ("/v1/breakers/{name}", "get", "The circuit breaker", Snapshot, _NO_BREAKER),
+    ("/v1/breakers/{name}/force-open", "post", "What it is now", Snapshot, _NO_BREAKER),
+    ("/v1/breakers/{name}/force-closed", "post", "What it is now", Snapshot, _NO_BREAKER),
+    ("/v1/breakers/{name}/reset", "post", "What it is now", Snapshot, _NO_BREAKER),
     ("/v1/cache/explain", "post", "Where it would be answered from, and why", Explanation, _BODY),
     (WARM_PATH, "post", "How far it is, a line each quarter second", WarmProgress, _WARMING),
 )

@@ -16,6 +16,7 @@ from sark.settings._rules import conflicts
 from sark.settings._sinks import SinkAddress, audit_file
 from sark.settings.groups import (
     AuditSettings,
+    BreakerSettings,
     CacheSettings,
     FileSettings,
     ForwarderSettings,
@@ -42,6 +43,7 @@ class Settings(
     SpillSettings,
     ForwarderSettings,
     SinkSettings,
+    BreakerSettings,
 ):
     """All settings of one process, validated and frozen.
 

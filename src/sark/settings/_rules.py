@@ -33,6 +33,7 @@ def conflicts(settings: Settings) -> list[str]:
         *_opa(settings),
         *_opa_certificate(settings),
         *_ttl_order(settings),
+        *_breaker(settings),
         *_sink_tokens(settings),
     ]
 
@@ -188,3 +189,11 @@ def _sink_tokens(settings: Settings) -> list[str]:
         for name in settings.siem_tokens or ()
         if name not in names
     ]
+
+
+def _breaker(settings: Settings) -> list[str]:
+    longest, first = settings.siem_breaker_open_cap, settings.siem_breaker_open
+    if longest >= first:
+        return []
+    expected = f"at least SARK_SIEM_BREAKER_OPEN ({first:g})"
+    return [f"SARK_SIEM_BREAKER_OPEN_CAP: got {longest:g}, expected {expected}"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from sark.settings.groups.audit import AuditSettings
+from sark.settings.groups.breaker import BreakerSettings
 from sark.settings.groups.cache import CacheSettings
 from sark.settings.groups.files import FileSettings
 from sark.settings.groups.forwarder import ForwarderSettings
@@ -19,6 +20,7 @@ from sark.settings.groups.valkey import ValkeySettings
 __all__ = [
     "GROUPS",
     "AuditSettings",
+    "BreakerSettings",
     "CacheSettings",
     "FileSettings",
     "ForwarderSettings",
@@ -42,5 +44,6 @@ GROUPS: dict[str, type[BaseModel]] = {
     "Audit": AuditSettings,
     "Spill": SpillSettings,
     "Forwarding": ForwarderSettings,
+    "Breakers of the sinks": BreakerSettings,
     "Sinks": SinkSettings,
 }

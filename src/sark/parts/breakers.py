@@ -1,0 +1,49 @@
+"""Circuit breakers, made from the settings."""
+
+from __future__ import annotations
+
+from sark.breaker import Breaker, BreakerConfig
+from sark.breaker.control import BreakerControl
+from sark.keyspace import MAIN_SINK
+from sark.settings import Settings
+from sark.store import Store
+
+__all__ = ["breaker_control", "sink_breaker", "sink_breaker_config", "sink_breaker_name"]
+
+LEASE_TO_TIMEOUT = 3
+"""A probe's lease outlasts the longest wait for a receiver so many times."""
+
+
+def sink_breaker_name(sink: str) -> str:
+    """Name the breaker of a sink; ``main`` owns the guide's name."""
+    return "siem" if sink == MAIN_SINK else f"siem.{sink}"
+
+
+def sink_breaker_config(settings: Settings) -> BreakerConfig:
+    """Tell the rules of the sinks' breakers."""
+    return BreakerConfig(
+        failures=settings.siem_breaker_failures,
+        failure_rate=settings.siem_breaker_rate,
+        minimum_calls=settings.siem_breaker_minimum,
+        window_seconds=settings.siem_breaker_window,
+        open_seconds=settings.siem_breaker_open,
+        open_cap=settings.siem_breaker_open_cap,
+        probes=settings.siem_breaker_probes,
+        probe_lease=settings.siem_timeout * LEASE_TO_TIMEOUT,
+    )
+
+
+def sink_breaker(settings: Settings, store: Store, sink: str) -> Breaker:
+    """Make the breaker of one sink; run it with ``running()``."""
+    return Breaker(store, sink_breaker_name(sink), sink_breaker_config(settings))
+
+
+def breaker_control(settings: Settings, store: Store) -> BreakerControl:
+    """Make what operators see of the breakers: those of the sinks, and others in use."""
+    config = sink_breaker_config(settings)
+    sinks = [MAIN_SINK] if settings.siem_sinks is None else [s.name for s in settings.siem_sinks]
+    return BreakerControl(
+        store,
+        {sink_breaker_name(sink): config for sink in sinks},
+        budget=settings.request_budget_ms / 1000,
+    )
