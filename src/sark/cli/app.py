@@ -18,6 +18,7 @@ from sark.cli.limits import limits
 from sark.cli.serve import serve
 from sark.cli.sessions import sessions
 from sark.cli.settings import settings
+from sark.cli.siem import siem
 from sark.errors import ConfigurationError, SarkError
 
 __all__ = ["app", "run"]
@@ -55,6 +56,7 @@ app.add_typer(cache)
 app.add_typer(sessions)
 app.add_typer(keys)
 app.add_typer(limits)
+app.add_typer(siem)
 app.add_typer(breaker)
 
 
