@@ -159,7 +159,7 @@ def test_defaults() -> None:
         "siem_max_bytes": 268_435_456,
         "siem_overflow": "refuse",
         "siem_event_bytes": 32_768,
-        "siem_redact": REDACTED_FIELDS,
+        "siem_redact": ("common",),
         "spill_dir": None,
         "spill_max_bytes": 2**30,
         "spill_sync": "full",
@@ -309,6 +309,8 @@ def test_settings_are_frozen() -> None:
         ("SARK_OPA_POOL_SIZE", "10000", 10_000),
         ("SARK_OPA_WATCH_INTERVAL", "0.1", 0.1),
         ("SARK_OPA_WATCH_INTERVAL", "3600", 3600.0),
+        ("SARK_SIEM_REDACT", "common, payment.*, otp", ("common", "payment.*", "otp")),
+        ("SARK_SIEM_REDACT", "None", ()),
     ],
 )
 def test_accepted(variable: str, text: str, expected: object) -> None:
@@ -339,6 +341,7 @@ def test_accepted(variable: str, text: str, expected: object) -> None:
         ("SARK_MAX_BODY_BYTES", "16777217"),
         ("SARK_SIEM_MAX_EVENTS", "0"),
         ("SARK_SIEM_MAX_BYTES", "0"),
+        *(("SARK_SIEM_REDACT", text) for text in (",", "a,", "a b", "a..b", ".a", "a,none", "?")),
         ("SARK_WAIT_REPLICAS", "17"),
         *(("SARK_HOST", text) for text in ("[::1]", "a b", "127.0.0", "-x", "http://h", "h:1")),
         *(("SARK_ALLOW_ANONYMOUS", text) for text in ("maybe", "2", "y")),

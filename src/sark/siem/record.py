@@ -20,7 +20,8 @@ __all__ = ["AuditRecord", "decode", "one_line"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
-NO_CONTEXT = msgspec.Raw(b"{}")
+_EMPTY = msgspec.Raw(b"{}")
+_NULL = msgspec.Raw(b"null")
 UUID_VERSION = 7
 _MILLISECONDS_SHIFT = 80
 """A UUIDv7 begins with 48 bits of milliseconds since the epoch (RFC 9562)."""
@@ -46,7 +47,7 @@ class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
         engine_decision_id: See ``AuditEvent``.
         ip: See ``AuditEvent``.
         api_key_id: See ``AuditEvent``.
-        truncated: JSON of what was cut off, on one line; None when nothing was.
+        truncated: JSON of what was cut off, on one line.
         first_id: Of a closing event: the event of the first refusal.
         identity: Of a closing event: who was refused, as ``kind:id``.
         count: How many refusals a closing event stands for; 1 for all others.
@@ -60,7 +61,7 @@ class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
     user_id: str = ""
     action: str = ""
     resource: str = ""
-    context: msgspec.Raw = NO_CONTEXT
+    context: msgspec.Raw = _EMPTY
     allow: bool = False
     reason: str = ""
     cached: bool | str = False
@@ -68,7 +69,7 @@ class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
     engine_decision_id: str = ""
     ip: str | None = None
     api_key_id: str | None = None
-    truncated: msgspec.Raw | None = None
+    truncated: msgspec.Raw = _NULL
     first_id: str = ""
     identity: str = ""
     count: int = 1
@@ -82,7 +83,12 @@ class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def has_context(self) -> bool:
         """Whether the context has members."""
-        return bytes(self.context) not in {b"{}", b"null"}
+        return self.context not in (_EMPTY, _NULL)
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether something was cut off."""
+        return self.truncated != _NULL
 
     @property
     def address(self) -> str | None:

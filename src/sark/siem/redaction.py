@@ -11,15 +11,37 @@ nothing matches, it costs one look-up per field, and the context stays as it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, Final
 
 from sark.patterns import Patterns
 
-__all__ = ["REDACTED", "Redaction"]
+__all__ = ["COMMON", "COMMON_SECRETS", "REDACTED", "Redaction"]
 
 REDACTED: Final = "[redacted]"
+
+COMMON: Final = "common"
+COMMON_SECRETS: Final = (
+    "*password",
+    "*passwd",
+    "*passphrase",
+    "pwd",
+    "*secret",
+    "*secret_key",
+    "*secretkey",
+    "*token",
+    "*authorization",
+    "*cookie",
+    "*cookies",
+    "*api_key",
+    "*apikey",
+    "*private_key",
+    "*privatekey",
+    "*credential",
+    "*credentials",
+)
+"""What ``common`` stands for: names under which secrets are found in practice."""
 
 REMEMBERED_PATHS: Final = 4096
 LONGEST_REMEMBERED: Final = 128
@@ -35,12 +57,12 @@ class Redaction:
     ``_``. A name that has dots in it reads like a path.
 
     Args:
-        patterns: Such as ``*password``, ``payment.card`` or ``payment.*``; without any, nothing is
-            replaced.
+        patterns: Such as ``*password``, ``payment.card`` or ``payment.*``; ``common`` stands for
+            ``COMMON_SECRETS``. Without any, nothing is replaced.
     """
 
     def __init__(self, patterns: Iterable[str]) -> None:
-        folded = [_fold(pattern) for pattern in patterns]
+        folded = [_fold(pattern) for pattern in _spell_out(patterns)]
         self._names = Patterns(pattern for pattern in folded if "." not in pattern)
         self._paths = Patterns(pattern for pattern in folded if "." in pattern)
         self._is_hidden = lru_cache(REMEMBERED_PATHS)(self._judge)
@@ -82,6 +104,14 @@ class Redaction:
     def _judge(self, path: str) -> bool:
         folded = _fold(path)
         return self._names.match(folded.rpartition(".")[2]) or self._paths.match(folded)
+
+
+def _spell_out(patterns: Iterable[str]) -> Iterator[str]:
+    for pattern in patterns:
+        if pattern == COMMON:
+            yield from COMMON_SECRETS
+        else:
+            yield pattern
 
 
 def _fold(text: str) -> str:

@@ -8,30 +8,9 @@ from pydantic import BaseModel, Field
 
 from sark.settings import _kinds as kinds
 from sark.settings._choices import AuditOverflow
-from sark.settings._patterns import field_patterns
+from sark.settings._patterns import COMMON, field_patterns
 
 __all__ = ["AuditSettings"]
-
-# Names under which secrets are found in practice; "-" is taken for "_".
-REDACTED_FIELDS = (
-    "*password",
-    "*passwd",
-    "*passphrase",
-    "pwd",
-    "*secret",
-    "*secret_key",
-    "*secretkey",
-    "*token",
-    "*authorization",
-    "*cookie",
-    "*cookies",
-    "*api_key",
-    "*apikey",
-    "*private_key",
-    "*privatekey",
-    "*credential",
-    "*credentials",
-)
 
 
 class AuditSettings(BaseModel):
@@ -61,10 +40,10 @@ class AuditSettings(BaseModel):
         description="Largest audit event; what a larger one has too much is cut off and marked.",
     )
     siem_redact: Annotated[tuple[str, ...], field_patterns()] = Field(
-        default=REDACTED_FIELDS,
+        default=(COMMON,),
         validation_alias="SARK_SIEM_REDACT",
         description=(
-            "Fields of a context whose values are kept out of audit events, in any case and at any "
-            "depth; replaces this list."
+            "Fields of a context whose values are kept out of audit events; `common` stands for "
+            "passwords, tokens, keys and the like, see docs/audit-events.md."
         ),
     )

@@ -86,11 +86,11 @@ def _pairs(record: AuditRecord, *, allowed: bool) -> tuple[tuple[str, str], ...]
         ("cs3Label=policy cs3", record.policy),
         ("cs4Label=revision cs4", record.revision),
         ("cs5Label=apiKeyId cs5", record.credential or ""),
-        ("cs6Label=context cs6", _text(record.context) if record.has_context else ""),
+        ("cs6Label=context cs6", _text(record.context, there=record.has_context)),
         ("sarkSession", record.session_id),
         ("sarkCached", record.cached if isinstance(record.cached, str) else ""),
         ("sarkEngineDecisionId", record.engine_decision_id),
-        ("sarkTruncated", _text(record.truncated)),
+        ("sarkTruncated", _text(record.truncated, there=record.is_truncated)),
         *(_counted(record) if record.identity else ()),
     )
 
@@ -106,8 +106,8 @@ def _counted(record: AuditRecord) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _text(raw: msgspec.Raw | None) -> str:
-    return "" if raw is None else bytes(raw).decode()
+def _text(raw: msgspec.Raw, *, there: bool) -> str:
+    return bytes(raw).decode() if there else ""
 
 
 def _escape(value: str) -> str:

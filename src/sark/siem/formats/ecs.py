@@ -138,7 +138,7 @@ def _own(record: AuditRecord) -> _Own:
         identity=record.identity or UNSET,
         first_id=record.first_id or UNSET,
         count=record.count if record.identity else UNSET,
-        truncated=record.truncated or UNSET,
+        truncated=record.truncated if record.is_truncated else UNSET,
         v=record.v,
     )
 

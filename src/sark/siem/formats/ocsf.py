@@ -144,7 +144,7 @@ class Ocsf:
                     cached=record.cached,
                     identity=record.identity or UNSET,
                     first_id=record.first_id or UNSET,
-                    truncated=record.truncated or UNSET,
+                    truncated=record.truncated if record.is_truncated else UNSET,
                 ),
             )
         )
