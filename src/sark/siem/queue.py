@@ -117,6 +117,8 @@ class EventQueue:
         self._pending: list[_Waiting] = []
         self._flying: list[_Waiting] = []
         self._late = False
+        # What is put back and the group behind it must not overtake each other.
+        self._turn = asyncio.Lock()
         self._alarm = Alarm(self._tell_late)
         self._flusher: asyncio.Task[None] | None = None
         self._wake: asyncio.Future[None] | None = None
@@ -188,7 +190,8 @@ class EventQueue:
         if not events:
             return 0
         line = "duplicates" if copies else "accepted"
-        (taken, _) = await self._run_append([sink], events, line=line, drops=0)
+        async with self._turn:
+            (taken, _) = await self._run_append([sink], events, line=line, drops=0)
         return taken
 
     async def purge(self, sink: str | None = None) -> int:
@@ -332,7 +335,8 @@ class EventQueue:
         if not group:
             return
         try:
-            lefts = await self._send([event for event, _, _ in group])
+            async with self._turn:
+                lefts = await self._send([event for event, _, _ in group])
             failure = await self._spill_left(group, lefts) if lefts else None
         except Exception as error:
             # A mistake of the program: it ends the flusher, and nobody waits for ever.
