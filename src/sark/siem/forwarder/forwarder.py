@@ -34,7 +34,7 @@ __all__ = ["Forwarder"]
 
 LOOK_AGAIN_SECONDS: dict[PauseKind, float] = {"unauthorized": 60.0, "dead_letters_full": 5.0}
 FAULT_SECONDS = 5.0
-RENEWALS_PER_LEASE = 3
+REAPS_PER_LEASE = 3
 
 _log = logging.getLogger("sark.siem")
 
@@ -77,7 +77,7 @@ class Forwarder:
             slots=batching.concurrency + 1,
             events=min(batching.events, sink.limits.events),
             size=batching.bytes,
-            renew_every=batching.lease / RENEWALS_PER_LEASE,
+            seconds=batching.lease,
         )
         self._under_way = 0
         self._changed = asyncio.Event()
@@ -242,6 +242,7 @@ class Forwarder:
         permit = await self._sender.permit()
         if permit is None:
             return False
+        await self._holdings.make_sure(batch)
         if batch.lost:
             permit.neutral()
             return False
@@ -282,7 +283,7 @@ class Forwarder:
     async def _reap_forever(self) -> None:
         """Let events of lost workers return to the queue, until cancelled."""
         while True:
-            await asyncio.sleep(self._batching.lease / RENEWALS_PER_LEASE)
+            await asyncio.sleep(self._batching.lease / REAPS_PER_LEASE)
             # The store reports it, and whoever looks next reaps as well.
             with contextlib.suppress(StoreError):
                 await self._queue.reap()

@@ -30,6 +30,7 @@ __all__ = ["Batch", "Holdings"]
 
 MAX_HOST_LENGTH = 64
 STORE_RETRY_CAP_SECONDS = 2.0
+RENEWALS_PER_LEASE = 3
 
 
 @dataclass(slots=True, eq=False)
@@ -41,6 +42,7 @@ class Batch:
         sizes: Bytes of each event as it was queued.
         entries: What to send of each; None for those that can't be sent.
         delivery: What became of them.
+        sure_until: Until when the lease can't have ended, on the event loop's clock.
         lost: Whether the lease has ended, so that the events are another's.
         settling: Whether the queue is being told what became of them, or nobody knows whether it
             has heard.
@@ -48,6 +50,7 @@ class Batch:
 
     lease: Lease
     sizes: Sequence[int]
+    sure_until: float
     entries: Sequence[Entry | None] = ()
     delivery: Delivery | None = None
     lost: bool = False
@@ -62,16 +65,16 @@ class Holdings:
         slots: Most leases held at a time.
         events: Most events of one.
         size: Most bytes of one.
-        renew_every: Seconds between two renewals.
+        seconds: How long a lease lasts that is not renewed.
     """
 
     def __init__(
-        self, queue: SinkQueue, *, slots: int, events: int, size: int, renew_every: float
+        self, queue: SinkQueue, *, slots: int, events: int, size: int, seconds: float
     ) -> None:
         self._queue = queue
         self._events = events
         self._size = size
-        self._renew_every = renew_every
+        self._seconds = seconds
         host = socket.gethostname()[:MAX_HOST_LENGTH]
         self.name = f"{host}.{os.getpid()}.{secrets.token_hex(4)}"
         self._held: dict[str, Batch] = {}
@@ -96,6 +99,7 @@ class Holdings:
             StoreError: The server did not answer.
         """
         worker = self._free.pop()
+        asked = asyncio.get_running_loop().time()
         lease = None
         try:
             try:
@@ -107,7 +111,7 @@ class Holdings:
                 self._free.append(worker)
         if lease is None:
             return None
-        batch = Batch(lease, [len(event) for event in lease.events])
+        batch = Batch(lease, [len(event) for event in lease.events], asked + self._seconds)
         self._held[worker] = batch
         return batch
 
@@ -203,15 +207,24 @@ class Holdings:
     async def renew_forever(self) -> None:
         """Renew what is held, until cancelled."""
         while True:
-            await asyncio.sleep(self._renew_every)
+            await asyncio.sleep(self._seconds / RENEWALS_PER_LEASE)
             for batch in [*self._held.values()]:
                 if not batch.settling:
                     await self._renew(batch)
 
+    async def make_sure(self, batch: Batch) -> None:
+        """Renew a lease that may have ended, for instance because this process stood still.
+
+        Its batch is marked as lost when it has.
+        """
+        if asyncio.get_running_loop().time() >= batch.sure_until:
+            await self._renew(batch)
+
     async def _renew(self, batch: Batch) -> None:
-        lease = batch.lease
+        lease, asked = batch.lease, asyncio.get_running_loop().time()
         try:
             await self._queue.renew(lease)
+            batch.sure_until = asked + self._seconds
         except LeaseLostError:
             # Unless it was settled or resumed meanwhile.
             unchanged = batch.lease is lease and self._held.get(lease.worker) is batch
