@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+
 import pytest
 
 from sark.errors import (
@@ -15,9 +18,18 @@ from sark.siem import EventQueue, QueueBounds
 from sark.siem.event import encode_event
 from sark.siem.leases import DELIVERED, KEEP, RETURN, Bad, Outcome
 from sark.store import Store
-from tests.support.gateways import SINKS, audit_event, later, open_store
+from tests.support.gateways import (
+    SINKS,
+    Meeting,
+    audit_event,
+    later,
+    open_store,
+    processes,
+    together,
+)
 from tests.support.leases import (
     BOTH,
+    LeaseWork,
     contents,
     event_of,
     frozen_lease_clock,
@@ -30,6 +42,12 @@ from tests.support.probe import count_round_trips
 from tests.support.servers import ValkeyServer
 
 ROOMY = QueueBounds()
+
+
+@pytest.fixture(scope="module")
+def three() -> Iterator[ProcessPoolExecutor]:
+    with processes(3) as pool:
+        yield pool
 
 
 async def fill(
@@ -121,6 +139,19 @@ async def test_a_worker_holds_one_lease_and_can_take_it_over(server: ValkeyServe
                 await stale
         await sink.acknowledge(again)
         assert (await sink.status()).delivered.events == 2
+
+
+async def test_workers_of_three_processes_share_the_events(
+    server: ValkeyServer, three: ProcessPoolExecutor
+) -> None:
+    events = [event_of() for _ in range(2000)]
+    async with open_store(server.url) as store:
+        await fill(store, events)
+        work = LeaseWork(Meeting(server.url, "leases", 3), workers=10)
+        shares = await together(three, 3, work)
+        status = await open_sink(store).status()
+    assert sorted(each for share in shares for each in share) == sorted(ids_of(events))
+    assert (status.delivered.events, status.leases, status.balanced) == (2000, 0, True)
 
 
 async def test_an_expired_lease_is_its_workers_until_it_is_reaped(server: ValkeyServer) -> None:

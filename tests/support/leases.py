@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib.resources import files
 
 import msgspec
 import pytest
 
+from sark.errors import LeaseLostError
 from sark.siem import leases
 from sark.siem.bounds import QueueBounds
 from sark.siem.event import new_event_id
 from sark.siem.leases import SinkQueue
 from sark.store import Script, Store
+from tests.support.gateways import Meeting, open_store
 from tests.support.servers import ValkeyServer
 from tests.support.sessions import FrozenClock
 
 __all__ = [
     "BOTH",
+    "RECEIVED",
+    "WORKED_AT_ONCE",
+    "LeaseWork",
     "contents",
     "event_of",
     "frozen_lease_clock",
@@ -27,10 +34,14 @@ __all__ = [
     "key_of",
     "letters",
     "open_sink",
+    "work_until_killed",
 ]
 
 BOTH = ("main", "audit")
 LEASE_SECONDS = 30.0
+WORKED_AT_ONCE = 40
+RECEIVED = "test:received"
+"""Where workers of tests send their events, one id each."""
 
 
 def event_of(size: int = 0, **fields: object) -> bytes:
@@ -90,3 +101,60 @@ def frozen_lease_clock(server: ValkeyServer) -> Iterator[FrozenClock]:
                 assert text != script.text
                 patch.setattr(leases, name, Script(script.name, text))
         yield FrozenClock(server)
+
+
+# What other processes run must be found by name, so it stands here.
+
+
+@dataclass(frozen=True)
+class LeaseWork:
+    """Leases and acknowledges with several workers until nothing is queued; returns the ids."""
+
+    meeting: Meeting
+    workers: int
+
+    def __call__(self, number: int) -> list[str]:
+        self.meeting.join()
+        return asyncio.run(self._run(number))
+
+    async def _run(self, number: int) -> list[str]:
+        async with open_store(self.meeting.url) as store:
+            sink = open_sink(store)
+
+            async def work(worker: str) -> list[str]:
+                ids: list[str] = []
+                while (lease := await sink.lease(worker, events=7, size=10**6)) is not None:
+                    ids += ids_of(lease.events)
+                    await sink.acknowledge(lease)
+                return ids
+
+            found = await asyncio.gather(*(work(f"{number}-{n}") for n in range(self.workers)))
+        return [each for ids in found for each in ids]
+
+
+def work_until_killed(url: str, worker: str, lease: float) -> None:
+    """Lease, send and acknowledge, and reap what others left, for ever.
+
+    Args:
+        url: The server.
+        worker: Name of this worker.
+        lease: Seconds of a lease.
+    """
+    asyncio.run(_work(url, worker, lease))
+
+
+async def _work(url: str, worker: str, lease: float) -> None:
+    async with open_store(url) as store:
+        sink = open_sink(store, lease=lease, most_expiries=1000)
+        while True:
+            await sink.reap()
+            held = await sink.lease(worker, events=WORKED_AT_ONCE, size=10**6)
+            if held is None:
+                await asyncio.sleep(0.005)
+                continue
+            for start in range(0, len(held.events), 10):
+                sent = ids_of(held.events[start : start + 10])
+                await store.state.pipeline([("RPUSH", RECEIVED, *sent), ("EXPIRE", RECEIVED, 600)])
+                await asyncio.sleep(0.001)
+            with suppress(LeaseLostError):
+                await sink.acknowledge(held)
