@@ -32,12 +32,11 @@ class SpillMetrics:
             "spill_account_events", "The account of the spill files at hand", "sink", "entry"
         )
         self._most = self._gauge("spill_max_bytes", "Bytes of events that may wait on disk")
-        working = self._gauge("spill_working", "Whether the disk took what was written last")
+        failing = self._gauge("spill_failing", "Whether the disk refused the last call")
         aside = Counter(
             "sark_spill_files_set_aside", "Spill files that could not be read", registry=registry
         )
-        working.set(1)
-        hub.on(SpillChanged, lambda event: working.set(event.working))
+        hub.on(SpillChanged, lambda event: failing.set(not event.working))
         hub.on(SpillFileSetAside, lambda _: aside.inc())
 
     async def read(self, spill: Spill | None) -> None:
@@ -50,7 +49,7 @@ class SpillMetrics:
         try:
             status = await spill.status()
         except AuditError:
-            # Better no figure than an old one: sark_spill_working tells why it is missing.
+            # Better no figure than an old one: sark_spill_failing tells why it is missing.
             return
         for sink, each in status.items():
             self._events.labels(sink).set(each.waiting)
