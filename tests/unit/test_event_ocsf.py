@@ -4,44 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-import jsonschema_rs
 import msgspec
 import pytest
 from hypothesis import given
-from ocsf_json_schema import OcsfJsonSchemaEmbedded, get_ocsf_schema
 
 from sark.siem.event import encode_event, new_event_id
-from sark.siem.formats import format_of
 from sark.siem.record import decode
 from tests.support.audit_events import QUEUED, TIME, closing_event
 from tests.support.gateways import audit_event
-
-_PUBLISHED = OcsfJsonSchemaEmbedded(get_ocsf_schema(version="1.5.0"))
-SCHEMA = jsonschema_rs.validator_for(
-    _PUBLISHED.get_class_schema("api_activity", profiles=["security_control"])
-)
-
-
-def written(raw: bytes) -> dict[str, Any]:
-    """Write an event and check it against the schema."""
-    fields: dict[str, Any] = msgspec.json.decode(format_of("ocsf").encode(decode(raw), raw))
-    errors = [f"{error.instance_path}: {error.message}" for error in SCHEMA.iter_errors(fields)]
-    assert errors == []
-    return fields
+from tests.support.ocsf import SCHEMA, captions, ocsf
 
 
 def event(**fields: Any) -> dict[str, Any]:
-    return written(encode_event(audit_event(**fields)))
-
-
-def captions(attribute: str) -> dict[int, str]:
-    attributes = _PUBLISHED.schema.schema["classes"]["api_activity"]["attributes"]
-    return {int(key): value["caption"] for key, value in attributes[attribute]["enum"].items()}
+    return ocsf(encode_event(audit_event(**fields)))
 
 
 @given(QUEUED)
 def test_every_event_is_valid_and_keeps_what_it_says(raw: bytes) -> None:
-    record, fields = decode(raw), written(raw)
+    record, fields = decode(raw), ocsf(raw)
     assert fields["metadata"]["uid"] == record.id
     assert fields["time"] == record.milliseconds
     assert fields["type_uid"] == fields["class_uid"] * 100 + fields["activity_id"]
@@ -54,7 +34,7 @@ def test_every_event_is_valid_and_keeps_what_it_says(raw: bytes) -> None:
 
 @given(QUEUED)
 def test_numbers_and_captions_are_the_schemas_pairs(raw: bytes) -> None:
-    fields = written(raw)
+    fields = ocsf(raw)
     for number, caption in (
         ("activity_id", "activity_name"),
         ("severity_id", "severity"),
@@ -136,7 +116,7 @@ def test_a_session_is_created_and_deleted() -> None:
 
 def test_a_closing_event_counts_over_a_period() -> None:
     first_id = new_event_id()
-    fields = written(closing_event(first_id=first_id, identity="ip:10.0.0.1", count=7))
+    fields = ocsf(closing_event(first_id=first_id, identity="ip:10.0.0.1", count=7))
     assert (fields["count"], fields["severity"], fields["disposition"]) == (7, "Medium", "Blocked")
     assert fields["start_time"] == int(first_id.replace("-", "")[:12], 16)
     assert fields["end_time"] == fields["time"] == int(TIME.timestamp() * 1000)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from operator import is_not
 from typing import Any, Final
 
 from sark.patterns import Patterns
@@ -47,6 +48,8 @@ REMEMBERED_PATHS: Final = 4096
 LONGEST_REMEMBERED: Final = 128
 """Characters of a path beyond which it is judged anew each time; callers choose the names."""
 
+_CONTAINERS: Final = (dict, list)
+
 
 class Redaction:
     """Replaces values in a context by the names of their fields.
@@ -65,6 +68,7 @@ class Redaction:
         folded = [_fold(pattern) for pattern in _spell_out(patterns)]
         self._names = Patterns(pattern for pattern in folded if "." not in pattern)
         self._paths = Patterns(pattern for pattern in folded if "." in pattern)
+        self._replaces = bool(folded)
         self._is_hidden = lru_cache(REMEMBERED_PATHS)(self._judge)
 
     def apply(self, context: dict[str, Any]) -> dict[str, Any]:
@@ -73,18 +77,16 @@ class Redaction:
         Args:
             context: It is not changed; the same object is returned when nothing has to be replaced.
         """
-        if not self._names and not self._paths:
-            return context
-        return self._object(context, "")
+        return self._object(context, "") if self._replaces else context
 
     def _object(self, fields: dict[str, Any], prefix: str) -> dict[str, Any]:
         copy: dict[str, Any] | None = None
         for name, value in fields.items():
-            path = f"{prefix}{name}"
+            path = prefix + name
             judge = self._is_hidden if len(path) <= LONGEST_REMEMBERED else self._judge
             if judge(path):
                 new: Any = REDACTED
-            elif isinstance(value, dict | list):
+            elif isinstance(value, _CONTAINERS):
                 new = self._inside(value, path)
             else:
                 continue
@@ -98,7 +100,7 @@ class Redaction:
             return self._object(value, f"{path}.")
         if isinstance(value, list):
             items = [self._inside(item, path) for item in value]
-            return items if any(map(_differ, items, value)) else value
+            return items if any(map(is_not, items, value)) else value
         return value
 
     def _judge(self, path: str) -> bool:
@@ -117,7 +119,3 @@ def _spell_out(patterns: Iterable[str]) -> Iterator[str]:
 def _fold(text: str) -> str:
     """Take away what names differ in without meaning another thing."""
     return text.lower().replace("-", "_")
-
-
-def _differ(new: Any, old: Any) -> bool:
-    return new is not old
