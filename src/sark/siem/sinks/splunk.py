@@ -84,8 +84,12 @@ class SplunkSink:
         """What one request may hold."""
         around = len(_HEAD) + TIME_BYTES + len(self._tail)
         # In JSON text a quote becomes two characters.
-        largest = (LARGEST_BYTES - MOST_EVENTS * around) // (1 if self._json else 2)
-        return SinkLimits(events=MOST_EVENTS, bytes=largest, event_bytes=largest)
+        growth = 1 if self._json else 2
+        return SinkLimits(
+            events=MOST_EVENTS,
+            bytes=(LARGEST_BYTES - MOST_EVENTS * around) // growth,
+            event_bytes=(LARGEST_BYTES - around) // growth,
+        )
 
     async def open(self) -> None:
         """Prepare the client."""
