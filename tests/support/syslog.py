@@ -65,26 +65,30 @@ def read_message(text: bytes) -> Message:
         for found in PARAM.finditer(data["params"])
     }
     return Message(
-        *divmod(priority, 8),
-        datetime.fromisoformat(header["time"].decode()),
-        *(header[name].decode() for name in ("host", "app", "process", "msgid")),
-        data["id"].decode(),
-        params,
-        marked,
-        rest[4:] if marked else rest[1:],
+        facility=priority // 8,
+        severity=priority % 8,
+        time=datetime.fromisoformat(header["time"].decode()),
+        host=header["host"].decode(),
+        app=header["app"].decode(),
+        process=header["process"].decode(),
+        msgid=header["msgid"].decode(),
+        data_id=data["id"].decode(),
+        params=params,
+        marked=marked,
+        body=rest[4:] if marked else rest[1:],
     )
 
 
-def split_frames(stream: bytes) -> tuple[list[bytes], bytes]:
+def split_frames(stream: bytes | bytearray) -> tuple[list[bytes], bytes]:
     """Cut a stream at its counted lengths; gives the whole messages, and what is left."""
     frames, at = [], 0
     while match := re.compile(rb"([1-9]\d*) ").match(stream, at):
         end = match.end() + int(match[1])
         if end > len(stream):
             break
-        frames.append(stream[match.end() : end])
+        frames.append(bytes(stream[match.end() : end]))
         at = end
-    return frames, stream[at:]
+    return frames, bytes(stream[at:])
 
 
 def serve_once(

@@ -100,6 +100,8 @@ class SyslogSink:
             await self._thread.run(send, timeout=self._timeout + MARGIN_SECONDS)
         except ssl.SSLCertVerificationError as error:
             return Unavailable(f"its certificate is refused: {error.verify_message}")
+        except ssl.SSLEOFError:
+            return Unavailable("it closed the connection")
         except ssl.SSLError as error:
             return _tls_failure(error)
         except OSError as error:

@@ -32,6 +32,8 @@ SHORTEST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.0005, 0.02
 READ_BYTES = 65_536
 MOST_READS = 64
 
+_BROKEN_OFF = (ConnectionError, ssl.SSLEOFError)
+
 
 class SyslogStream:
     """A connection that is kept, opened again when it is gone. One caller at a time.
@@ -89,9 +91,9 @@ class SyslogStream:
                 self._drop()
             else:
                 _settle(connection, deadline)
-        except ConnectionError:
-            # It may have said why before it broke off, such as that it refuses our certificate.
-            with suppress(ConnectionError):
+        except _BROKEN_OFF:
+            # It may have said why before that, such as that it refuses our certificate.
+            with suppress(*_BROKEN_OFF):
                 _has_ended(connection)
             raise
 
