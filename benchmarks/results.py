@@ -362,6 +362,9 @@ def _audit_goals(rows: Sequence[Result]) -> list[Goal]:
         *rates,
         *waits,
         Goal(f"{lease}: at least {least:,.0f} events/s", leased, least, "1/s", at_least=True),
+    ]
+
+
 def _breaker_goals(rows: Sequence[Result]) -> list[Goal]:
     closed, half_open = BREAKER_CLOSED, BREAKER_HALF_OPEN
     most = f"{closed}: p50 at most {GUARDED_US:g} us"

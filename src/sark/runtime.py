@@ -21,6 +21,7 @@ from sark.file_watch import FileWatcher, fingerprint
 from sark.gateway import Answer, Gateway, Request
 from sark.parts.background import background
 from sark.parts.decisions import decisions_of
+from sark.parts.forwarding import Forwarding, open_forwarding
 from sark.parts.gateway import open_gateway
 from sark.parts.limits import default_limit
 from sark.parts.policies import open_evaluator, policy_paths, policy_reloader
@@ -38,6 +39,7 @@ from sark.ratelimit.rules_file import read_rules
 from sark.sessions import Sessions
 from sark.sessions.tokens import JwtAccessTokens
 from sark.settings import Settings
+from sark.siem.sinks.registry import plan_sinks
 from sark.siem.spill import Spill
 from sark.store import Store
 from sark.store.embedded import EmbeddedServer
@@ -54,6 +56,7 @@ class Runtime:
         hub: Where all events go.
         store: The servers.
         gateway: The request path.
+        forwarding: The sinks of audit events, and what forwards to them.
         spill: Where audit events wait that Valkey does not take; None when nothing may.
         hot: The log of the most asked questions.
         warm_up: Warms the cache from it when it is started.
@@ -70,6 +73,7 @@ class Runtime:
     hub: Hub
     store: Store
     gateway: Gateway
+    forwarding: Forwarding
     spill: Spill | None
     hot: HotRequests
     warm_up: WarmUp
@@ -151,7 +155,11 @@ class Runtime:
 
 @contextlib.asynccontextmanager
 async def open_runtime(
-    settings: Settings, *, hub: Hub | None = None, ephemeral: bool = False
+    settings: Settings,
+    *,
+    hub: Hub | None = None,
+    ephemeral: bool = False,
+    forward: bool = False,
 ) -> AsyncIterator[Runtime]:
     """Open everything, and close it in the opposite order.
 
@@ -159,11 +167,15 @@ async def open_runtime(
         settings: What to open.
         hub: Where events go; subscribe before opening to see all of them.
         ephemeral: Let an embedded server forget its data at the end.
+        forward: Carry audit events to their sinks, as ``sark worker`` does.
 
     Raises:
-        ConfigurationError: The policies don't load or the embedded server doesn't start.
+        ConfigurationError: The policies don't load, a sink cannot be made, or the embedded server
+            doesn't start.
+        SinkError: A sink cannot be opened.
     """
     hub = hub or Hub()
+    plans = plan_sinks(settings)
     paths = policy_paths(settings)
     seen = fingerprint(paths)
     rules = read_policy_file(settings.policy_file)
@@ -182,6 +194,10 @@ async def open_runtime(
         decisions = decisions_of(settings, store, evaluator, rules, hot)
         tokens, sessions = await stack.enter_async_context(
             open_sessions(settings, store, decisions.cache.generations)
+        )
+        # Closed after what appends to the queues, so that its last events may still be forwarded.
+        forwarding = await stack.enter_async_context(
+            open_forwarding(settings, store, plans, forward=forward)
         )
         spill = await stack.enter_async_context(open_spill(settings, hub))
         gateway = await stack.enter_async_context(
@@ -211,6 +227,7 @@ async def open_runtime(
             hub,
             store,
             gateway,
+            forwarding,
             spill,
             hot,
             warm_up,

@@ -18,6 +18,8 @@ from sark.cli.limits import limits
 from sark.cli.serve import serve
 from sark.cli.sessions import sessions
 from sark.cli.settings import settings
+from sark.cli.siem import siem
+from sark.cli.worker import worker
 from sark.errors import ConfigurationError, SarkError
 
 __all__ = ["app", "run"]
@@ -49,12 +51,13 @@ def _root(
     """The Valkey state layer for authorization gateways."""
 
 
-for command in (serve, demo, authorize, settings, keyspace):
+for command in (serve, worker, demo, authorize, settings, keyspace):
     app.command()(command)
 app.add_typer(cache)
 app.add_typer(sessions)
 app.add_typer(keys)
 app.add_typer(limits)
+app.add_typer(siem)
 app.add_typer(breaker)
 
 

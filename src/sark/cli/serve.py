@@ -68,7 +68,9 @@ async def _serve(settings: Settings, *, ephemeral: bool) -> None:
         hub = Hub()
         metrics = Metrics(hub)
         report_events(hub)
-        async with open_runtime(settings, hub=hub, ephemeral=ephemeral) as runtime:
+        async with open_runtime(
+            settings, hub=hub, ephemeral=ephemeral, forward=settings.siem_forward
+        ) as runtime:
             address = _http_address(settings, listener)
             missing = await _missing_parts(runtime)
             if settings.warm_on_start:
@@ -228,7 +230,7 @@ def _print_summary(
         "policies": f"{', '.join(settings.policies)}, revision {decisions.revision}",
         "engine": decisions.evaluations.evaluator.description,
         "limits": _limits(runtime),
-        "audit": f"siem:event_queue, at most {settings.siem_max_events:,} events",
+        "audit": _audit(runtime),
         "tokens": _tokens(runtime),
         "public keys": f"{address}{JWKS_PATH}",
         "callers": "need the service token" if settings.service_token else "need no credential",
@@ -245,6 +247,14 @@ def _print_summary(
     for label, text in rows.items():
         typer.echo(f"  {label:<12} {text}")
     sys.stdout.flush()
+
+
+def _audit(runtime: Runtime) -> str:
+    """Say where audit events go, and who carries them there."""
+    sinks = [str(plan.address) for plan in runtime.forwarding.plans.values()]
+    if runtime.forwarding.forwarders:
+        return f"forwarded to {', '.join(sinks)}"
+    return f"queued for {', '.join(sinks)}; `sark worker` forwards"
 
 
 def _tokens(runtime: Runtime) -> str:

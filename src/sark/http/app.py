@@ -17,6 +17,7 @@ from sark.http import (
     operations,
     problems,
     sessions,
+    siem,
     user_sessions,
     warming,
 )
@@ -83,6 +84,7 @@ def create_app(runtime: Runtime, metrics: Metrics) -> ASGIApp:
     app.include_router(breakers.router)
     app.include_router(sessions.router)
     app.include_router(user_sessions.router)
+    app.include_router(siem.router)
     app.include_router(jwks.router)
     openapi.install(app, limit_fields)
     return Shortcut(app, AUTHORIZE_PATH, authorize, max_bytes=settings.max_body_bytes)

@@ -11,8 +11,11 @@ from sark.http.breakers import Breakers
 from sark.http.cache import ExplainRequest
 from sark.http.invalidation import Invalidated
 from sark.http.limits import LimitsOfSubject, LimitSubject, NearLimits, ResetLimits
+from sark.http.siem import Moved, PurgeRequest, ReplayRequest, SinkEvents
 from sark.http.warming import WARM_PATH, WarmProgress, WarmRequest
 from sark.ops.cache_stats import CacheReport
+from sark.ops.sink_probe import SinkTest
+from sark.ops.sinks import Sinks
 from sark.policy.explain import Explanation
 from sark.policy.reload import Reloaded
 from sark.ratelimit.reload import ReloadedLimits
@@ -31,6 +34,7 @@ _ERRORS = {
 }
 _UNUSABLE = {"422": "What the path or the body names is not usable"}
 _NO_BREAKER = {"422": "There is no such breaker, or the time is not usable"}
+_NO_SINK = {"422": "There is no such sink, or the count is not usable"}
 _REFUSED = {"422": "The policies do not load, and the running ones stay"}
 _BODY = {
     **_UNUSABLE,
@@ -57,6 +61,12 @@ _ROUTES: tuple[tuple[str, str, str, type, dict[str, str]], ...] = (
     ("/v1/breakers/{name}/force-open", "post", "What it is now", Snapshot, _NO_BREAKER),
     ("/v1/breakers/{name}/force-closed", "post", "What it is now", Snapshot, _NO_BREAKER),
     ("/v1/breakers/{name}/reset", "post", "What it is now", Snapshot, _NO_BREAKER),
+    ("/v1/siem", "get", "Every sink and its account", Sinks, {}),
+    ("/v1/siem/{sink}/events", "get", "Events that wait", SinkEvents, _NO_SINK),
+    ("/v1/siem/{sink}/failed", "get", "Dead letters, with their reasons", SinkEvents, _NO_SINK),
+    ("/v1/siem/{sink}/replay", "post", "How many are queued again", Moved, _BODY),
+    ("/v1/siem/{sink}/purge", "post", "How many are gone", Moved, _BODY),
+    ("/v1/siem/{sink}/test", "post", "What came of the test event", SinkTest, _NO_SINK),
     ("/v1/cache/explain", "post", "Where it would be answered from, and why", Explanation, _BODY),
     (WARM_PATH, "post", "How far it is, a line each quarter second", WarmProgress, _WARMING),
 )
@@ -65,6 +75,8 @@ _BODIES = {
     WARM_PATH: WarmRequest,
     "/v1/limits/show": LimitSubject,
     "/v1/limits/reset": LimitSubject,
+    "/v1/siem/{sink}/replay": ReplayRequest,
+    "/v1/siem/{sink}/purge": PurgeRequest,
 }
 _FRESHNESS = {
     "consistency": (

@@ -10,6 +10,7 @@ from sark.errors import StoreError
 from sark.ratelimit import RateLimiter
 from sark.ratelimit.limits import Fallback
 from sark.runtime import Runtime
+from sark.siem.forwarder import ForwarderState
 
 __all__ = ["Check", "Readiness", "limiter_health", "readiness"]
 
@@ -59,7 +60,7 @@ async def readiness(runtime: Runtime) -> Readiness:
     limits = _limits(runtime.gateway.limiter, away=away)
     if away and runtime.spill is None:
         limits = msgspec.structs.replace(limits, detail=f"{limits.detail}; authorize answers 503")
-    checks = (*servers, queue, engine, limits, *_near(runtime))
+    checks = (*servers, queue, engine, limits, *_near(runtime), *_sinks(runtime))
     if runtime.settings.warm_ready_ms:
         warm_up = runtime.warm_up
         ok = not warm_up.holds_readiness
@@ -89,6 +90,25 @@ def _near(runtime: Runtime) -> list[Check]:
     detail = "serves" if ok else "does not hear of changes; the log and /v1/cache/stats say why"
     # Without it Valkey is asked each time.
     return [Check("near cache", ok=ok, required=False, detail=detail)]
+
+
+def _sinks(runtime: Runtime) -> list[Check]:
+    """Tell what this process's forwarders do; events of a sink that takes none wait, and count."""
+    states = [each.state for each in runtime.forwarding.forwarders.values()]
+    return [
+        Check(f"sink {state.sink}", ok=_takes(state), required=False, detail=_doing(state))
+        for state in states
+    ]
+
+
+def _takes(state: ForwarderState) -> bool:
+    return not state.paused and not state.failing
+
+
+def _doing(state: ForwarderState) -> str:
+    if state.paused:
+        return f"paused ({', '.join(state.paused)}); the log and /v1/siem say why"
+    return "takes events" if _takes(state) else "takes no events; the log and /v1/siem say why"
 
 
 async def _evaluator(runtime: Runtime) -> Check:

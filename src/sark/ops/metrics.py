@@ -43,6 +43,7 @@ from sark.events import (
 )
 from sark.ops.limiter_metrics import LimiterMetrics
 from sark.ops.siem_metrics import ForwardingMetrics
+from sark.ops.sinks import collect_sinks
 from sark.ops.spill_metrics import SpillMetrics
 from sark.policy.evaluators.opa import OpaHttp
 from sark.runtime import Runtime
@@ -84,6 +85,9 @@ class Metrics(LimiterMetrics):
         self._late.set(len(runtime.gateway.late))
         await self._spill.read(runtime.spill)
         await self._read_queue(runtime)
+        self._forwarding.show(
+            await collect_sinks(runtime.forwarding, runtime.spill, budget=runtime.gateway.budget)
+        )
         self._handler_failures.set(self._hub.handler_failures)
         return self.expose()
 

@@ -18,11 +18,25 @@ from sark.events import (
     LeaseExpired,
     SinkPaused,
 )
+from sark.ops.sinks import Sinks
+from sark.siem import SinkStatus
+from sark.siem.spill import SpillStatus
 
 __all__ = ["ForwardingMetrics"]
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _STATES = ("closed", "open", "half_open", "forced_open", "forced_closed")
+_ACCOUNT = {
+    "accepted": "accepted",
+    "duplicates": "duplicates",
+    "delivered": "delivered",
+    "dead_lettered": "failed",
+    "queued": "queued",
+    "in_flight": "in_flight",
+    "dropped": "dropped",
+    "purged": "purged",
+}
+_SPILL = ("spilled", "waiting", "replayed", "dropped", "forgotten")
 
 
 class ForwardingMetrics:
@@ -39,6 +53,11 @@ class ForwardingMetrics:
         self._count_losses(hub)
         self._count_spill(hub)
         self._watch_breakers(hub)
+        self._accounts = _Accounts(registry)
+
+    def show(self, found: Sinks) -> None:
+        """Take over the accounts of all sinks."""
+        self._accounts.show(found)
 
     def _count_deliveries(self, hub: Hub) -> None:
         events = self._counter("siem_forwarded_events", "Audit events that a sink took", "sink")
@@ -104,3 +123,42 @@ class ForwardingMetrics:
 
     def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
         return Gauge(f"sark_{name}", help_text, labels, registry=self._registry)
+
+
+class _Accounts:
+    """Gauges of what is where, read at each scrape; better none than an old one."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def gauge(name: str, help_text: str, *labels: str) -> Gauge:
+            return Gauge(f"sark_siem_{name}", help_text, ["sink", *labels], registry=registry)
+
+        self._events = gauge("account_events", "A queue's account in events", "entry")
+        self._bytes = gauge("account_bytes", "A queue's account in bytes", "entry")
+        self._oldest = gauge("oldest_seconds", "Age of the oldest event not yet delivered")
+        self._leases = gauge("leases", "Workers that hold events")
+        self._spill_events = gauge("spill_events", "A spill store's account in events", "entry")
+        self._spill_bytes = gauge("spill_bytes", "A spill store's account in bytes", "entry")
+
+    def show(self, found: Sinks) -> None:
+        for each in (self._events, self._bytes, self._oldest, self._leases):
+            each.clear()
+        for each in (self._spill_events, self._spill_bytes):
+            each.clear()
+        for report in found.sinks:
+            if report.account is not None:
+                self._show_account(report.account)
+            if report.spill is not None:
+                self._show_spill(report.sink, report.spill)
+
+    def _show_account(self, account: SinkStatus) -> None:
+        for entry, line in _ACCOUNT.items():
+            booked = getattr(account, line)
+            self._events.labels(account.sink, entry).set(booked.events)
+            self._bytes.labels(account.sink, entry).set(booked.bytes)
+        self._oldest.labels(account.sink).set(account.oldest_seconds or 0)
+        self._leases.labels(account.sink).set(account.leases)
+
+    def _show_spill(self, sink: str, spill: SpillStatus) -> None:
+        for entry in _SPILL:
+            self._spill_events.labels(sink, entry).set(getattr(spill, entry))
+            self._spill_bytes.labels(sink, entry).set(getattr(spill, f"{entry}_bytes"))

@@ -12,6 +12,7 @@ import msgspec
 import sark
 from sark.errors import StoreError
 from sark.ops.health import Readiness, readiness
+from sark.ops.sinks import SinkReport, collect_sinks
 from sark.runtime import Runtime
 from sark.siem import QueueStatus
 
@@ -49,6 +50,7 @@ class Status(msgspec.Struct, frozen=True):
         reload_refused: Why the last reload was refused; empty when it was not.
         servers: The Valkey servers.
         queue: The audit queue's account; None when it cannot be read.
+        sinks: Where audit events go, and how far they have come.
         readiness: What ``/health/ready`` says.
     """
 
@@ -59,12 +61,17 @@ class Status(msgspec.Struct, frozen=True):
     reload_refused: str
     servers: tuple[ServerStatus, ...]
     queue: QueueStatus | None
+    sinks: list[SinkReport]
     readiness: Readiness
 
 
 async def collect_status(runtime: Runtime) -> Status:
     """Ask all parts."""
-    queue, ready = await asyncio.gather(_queue(runtime), readiness(runtime))
+    queue, sinks, ready = await asyncio.gather(
+        _queue(runtime),
+        collect_sinks(runtime.forwarding, runtime.spill, budget=runtime.gateway.budget),
+        readiness(runtime),
+    )
     return Status(
         version=sark.__version__,
         pid=os.getpid(),
@@ -83,6 +90,7 @@ async def collect_status(runtime: Runtime) -> Status:
             for server in runtime.store.servers
         ),
         queue=queue,
+        sinks=sinks.sinks,
         readiness=ready,
     )
 

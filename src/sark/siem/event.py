@@ -8,7 +8,15 @@ from typing import Any, Literal
 import msgspec
 from uuid_utils import uuid7
 
-__all__ = ["AuditEvent", "ClosingEvent", "Truncation", "encode_event", "iso", "new_event_id", "now"]
+__all__ = [
+    "AuditEvent",
+    "ClosingEvent",
+    "Truncation",
+    "encode_event",
+    "iso",
+    "new_event_id",
+    "now",
+]
 
 FORMAT_VERSION = 1
 
@@ -25,6 +33,11 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def iso(time: datetime) -> str:
+    """Spell a time in UTC as events do: ISO 8601 with ``Z``."""
+    return time.isoformat().replace("+00:00", "Z")
+
+
 class Truncation(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What was cut off an event that was too large.
 
@@ -38,11 +51,6 @@ class Truncation(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     bytes: int
     fields: tuple[str, ...]
     more: int = 0
-
-
-def iso(time: datetime) -> str:
-    """Spell a time in UTC as events do: ISO 8601 with ``Z``."""
-    return time.isoformat().replace("+00:00", "Z")
 
 
 class AuditEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

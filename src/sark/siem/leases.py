@@ -270,6 +270,14 @@ class SinkQueue:
         """Read the oldest events of the queue, without taking them; at most 1,000."""
         return await self._oldest(self._keys.queue, count)
 
+    async def newest(self, count: int) -> list[bytes]:
+        """Read the newest events of the queue, oldest of them first; at most 1,000."""
+        _check_count(count, MAX_LISTED)
+        entries: list[bytes] = await self._store.state.execute(
+            "LRANGE", self._keys.queue, -count, -1, idempotent=True
+        )
+        return entries
+
     async def failed(self, count: int) -> list[bytes]:
         """Read the oldest dead letters, at most 1,000."""
         return await self._oldest(self._keys.failed, count)

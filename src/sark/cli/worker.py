@@ -1,0 +1,119 @@
+"""``sark worker``: carries audit events to their sinks, and does nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+import typer
+import uvloop
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+import sark
+from sark.errors import ConfigurationError
+from sark.events import Forwarded, Hub
+from sark.ops.logs import configure_logs, report_events
+from sark.ops.worker_http import serve_metrics
+from sark.parts.forwarding import Forwarding, open_forwarding
+from sark.settings import Settings, load
+from sark.siem.sinks.registry import plan_sinks
+from sark.store import Store, Topology
+
+__all__ = ["worker"]
+
+FIRST_CHECK_SECONDS = 5.0
+PROGRESS_SECONDS = 0.5
+
+
+def worker(
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            "--metrics-port", min=1, max=65535, help="Serve /metrics and /health on this port."
+        ),
+    ] = None,
+) -> None:
+    """Forward audit events from Valkey to SARK_SIEM_SINKS; any number of workers may run.
+
+    Needs VALKEY_URL: a service on an embedded Valkey forwards by itself. SIGTERM and Ctrl-C let it
+    finish what is being sent and give the rest back to the queue.
+    """
+    settings = load()
+    topology = Topology.of(settings)
+    if topology is None:
+        raise ConfigurationError(
+            "VALKEY_URL is not set: a worker shares the Valkey of its services, and `sark serve` "
+            "on an embedded one forwards by itself"
+        )
+    configure_logs(settings.log_level, settings.log_format)
+    uvloop.run(_work(settings, topology, metrics_port))
+
+
+async def _work(settings: Settings, topology: Topology, metrics_port: int | None) -> None:
+    plans = plan_sinks(settings)
+    hub = Hub()
+    report_events(hub)
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    async with contextlib.AsyncExitStack() as stack:
+        store = await stack.enter_async_context(Store(topology, settings, hub))
+        await _check_access(store)
+        forwarding = await stack.enter_async_context(
+            open_forwarding(settings, store, plans, forward=True)
+        )
+        if metrics_port is not None:
+            await stack.enter_async_context(
+                serve_metrics(settings.host, metrics_port, hub, store, forwarding)
+            )
+        _tell_start(forwarding)
+        async with _progress(hub, forwarding):
+            await stopped.wait()
+        typer.echo("stopping: what is being sent is finished, the rest goes back", err=True)
+
+
+async def _check_access(store: Store) -> None:
+    """Tell a wrong password at once; a server that is away is waited for."""
+    for health in await store.check(timeout=FIRST_CHECK_SECONDS):
+        if health.refused:
+            raise ConfigurationError(
+                "Valkey refuses the password or the user (VALKEY_URL, VALKEY_PASSWORD): "
+                + " ".join(health.reason.split())
+            )
+
+
+def _tell_start(forwarding: Forwarding) -> None:
+    typer.echo(f"SARK {sark.__version__} forwards audit events; Ctrl-C stops it.", err=True)
+    for plan in forwarding.plans.values():
+        typer.echo(f"  {plan.address} as {plan.format}", err=True)
+
+
+@contextlib.asynccontextmanager
+async def _progress(hub: Hub, forwarding: Forwarding) -> AsyncIterator[None]:
+    """Show on a terminal how much was forwarded, in one line."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    events = size = 0
+
+    def forwarded(event: Forwarded) -> None:
+        nonlocal events, size
+        events, size = events + event.events, size + event.bytes
+
+    hub.on(Forwarded, forwarded)
+
+    def line() -> Text:
+        states = [each.state for each in forwarding.forwarders.values()]
+        ill = [state.sink for state in states if state.paused or state.failing]
+        trouble = f"; waiting for {', '.join(ill)}" if ill else ""
+        return Text(f"{events:,} events forwarded, {size / 2**20:,.1f} MiB{trouble}")
+
+    with Live(get_renderable=line, console=console, refresh_per_second=1 / PROGRESS_SECONDS):
+        yield
