@@ -88,6 +88,23 @@ async def test_splunk_gets_text_as_text() -> None:
     assert receiver.events[0]["event"] == line
 
 
+@pytest.mark.parametrize("format_", ["ocsf", "cef"])
+async def test_the_largest_batch_for_splunk_is_within_what_it_recommends(format_: str) -> None:
+    long = "x" * 256
+    options = f"?format={format_}&host={long}&source={long}&sourcetype={long}&index={long[:80]}"
+    body = b'{"x":1}' if format_ == "ocsf" else b'"' * 7
+    async with (
+        HecStub() as receiver,
+        opened_sink(receiver.address("splunk+http", options), TOKEN) as sink,
+    ):
+        limits = sink.limits
+        size = limits.bytes // limits.events
+        assert size > len(body)
+        filled = Entry("x", 1.7e9, body[:1] + body[1:-1].ljust(size - 2) + body[-1:])
+        assert await sink.send([filled] * limits.events) == Delivered()
+    assert len(receiver.requests[0].body) <= 1_000_000
+
+
 async def test_splunk_says_which_event_it_blames() -> None:
     sent = [entry(0), entry(1, {"bad": True}), entry(2)]
     async with (
@@ -450,7 +467,7 @@ async def test_unusable_files_are_found_when_the_sink_opens(
 
 def test_options_that_contradict_each_other() -> None:
     for address, why in (
-        ("webhook+http://h/?ca=/x", "got the option 'ca', expected a scheme with https"),
+        ("webhook+http://h/?ca=/x", "got the option 'ca', expected a scheme with TLS"),
         ("webhook+https://h/?cert=/x", "expected the options 'cert' and 'key' together"),
         ("datadog://site:80", "got 'site:80', expected a site such as datadoghq.eu"),
     ):

@@ -14,7 +14,15 @@ from urllib.parse import quote, unquote
 
 from sark.settings._urls import MASK
 
-__all__ = ["SinkAddress", "audit_file", "mask_sinks", "parse_sinks"]
+__all__ = [
+    "ACCEPTED_SINKS",
+    "SINK_NAME",
+    "SinkAddress",
+    "audit_file",
+    "check_sinks",
+    "mask_sinks",
+    "parse_sinks",
+]
 
 MAIN = "main"
 MOST_SINKS = 16
@@ -24,7 +32,6 @@ ACCEPTED_SINKS = (
     "of a-z, 0-9, _ once each (a lone address is main); no user, password, fragment; a comma as %2C"
 )
 
-_NAMED = re.compile(r"(?:(?P<name>[^=:/?#]*)=)?(?P<address>.*)", re.DOTALL)
 _NAME = re.compile(SINK_NAME)
 _ADDRESS = re.compile(
     r"""(?P<scheme>[a-z][a-z0-9]{0,15}(?:\+[a-z][a-z0-9]{0,15})?):
@@ -160,11 +167,10 @@ def _is_ipv6(text: str) -> bool:
 
 
 def _split(item: str) -> tuple[str, str]:
-    """Split the name off; the sign of equality in an address stands behind its colon."""
-    match = _NAMED.fullmatch(item)
-    if match is None:  # pragma: no cover - the pattern takes any text
-        raise ValueError("not an address")
-    return MAIN if match["name"] is None else match["name"], match["address"]
+    """Split the name off; a sign of equality in an address stands behind its colon."""
+    head, equals, rest = item.partition("=")
+    is_named = equals and not any(sign in head for sign in ":/?#")
+    return (head, rest) if is_named else (MAIN, item)
 
 
 def _fault(address: str) -> str:

@@ -16,10 +16,11 @@ import msgspec
 from sark.errors import ConfigurationError
 from sark.siem.sinks.answers import Answer, by_status
 from sark.siem.sinks.base import Entry, SinkLimits
-from sark.siem.sinks.http import HTTP_OPTIONS, HttpClient
+from sark.siem.sinks.http import HttpClient
 from sark.siem.sinks.json_entries import as_json_text
 from sark.siem.sinks.kind import SinkKind, SinkPlan
 from sark.siem.sinks.options import text
+from sark.siem.sinks.tls import TLS_OPTIONS
 from sark.siem.sinks.verdict import Unavailable, Verdict
 
 __all__ = ["SINK", "DatadogSink", "classify"]
@@ -99,7 +100,7 @@ SINK = SinkKind(
     formats=("ocsf", "ecs", "sark", "cef"),
     make=DatadogSink,
     options={
-        **HTTP_OPTIONS,
+        **TLS_OPTIONS,
         "source": text("1 to 200 characters without spaces", _NAME, default="sark"),
         "service": text("1 to 200 characters without spaces", _NAME, default="sark"),
         "host": text("1 to 200 characters without spaces", _NAME),

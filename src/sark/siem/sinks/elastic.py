@@ -17,9 +17,10 @@ import msgspec
 
 from sark.siem.sinks.answers import Answer, by_status
 from sark.siem.sinks.base import Entry, SinkLimits
-from sark.siem.sinks.http import HTTP_OPTIONS, HttpClient, address_url
+from sark.siem.sinks.http import HttpClient, address_url
 from sark.siem.sinks.kind import SinkKind, SinkPlan
 from sark.siem.sinks.options import text
+from sark.siem.sinks.tls import TLS_OPTIONS
 from sark.siem.sinks.verdict import (
     Delivered,
     Partly,
@@ -173,7 +174,7 @@ SINK = SinkKind(
     formats=("ecs", "ocsf", "sark"),
     make=ElasticSink,
     options={
-        **HTTP_OPTIONS,
+        **TLS_OPTIONS,
         "index": text(
             "the name of an index or data stream",
             r"[a-z0-9][a-z0-9._-]{0,200}",

@@ -10,27 +10,24 @@ from __future__ import annotations
 import asyncio
 import base64
 import gzip
+import html
 import json
 import os
 import ssl
 from collections.abc import Mapping
-from pathlib import Path
 from urllib.parse import quote
 
 import aiohttp
 from pydantic import SecretStr
 from yarl import URL
 
-from sark.errors import ConfigurationError, SinkError
+from sark.errors import SinkError
 from sark.siem.sinks.answers import Answer, retry_after
 from sark.siem.sinks.kind import SinkPlan
-from sark.siem.sinks.options import Option, file
+from sark.siem.sinks.tls import TLS_OPTIONS, check_tls_options, client_context
 from sark.siem.sinks.verdict import Unavailable
 
-__all__ = ["HTTP_OPTIONS", "HttpClient", "address_url", "secret_forms"]
-
-HTTP_OPTIONS: Mapping[str, Option] = {"ca": file(), "cert": file(), "key": file()}
-"""Authorities to trust instead of the system's, and our certificate with its key; PEM files."""
+__all__ = ["HttpClient", "address_url", "secret_forms"]
 
 ANSWER_BYTES = 65_536
 # Below this, headers weigh more than what compression saves.
@@ -58,7 +55,7 @@ class HttpClient:
     """Posts to one receiver.
 
     Args:
-        plan: The sink; its options hold those of ``HTTP_OPTIONS``.
+        plan: The sink; its options hold those of ``TLS_OPTIONS``.
         url: Where to, without query.
         headers: Sent with every request; the credential among them.
         gzip_bodies: Whether the receiver takes compressed bodies.
@@ -84,8 +81,9 @@ class HttpClient:
         self._timeout = plan.common.timeout
         self._retry_cap = plan.common.retry_cap
         self._secrets = secret_forms(plan.token)
-        self._files: dict[str, Path | None] = {name: plan.options[name] for name in HTTP_OPTIONS}
-        self._check_files()
+        self._is_secure = url.startswith("https://")
+        check_tls_options(plan.options, tls=self._is_secure)
+        self._files = tuple(plan.options[name] for name in TLS_OPTIONS)
         self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
@@ -94,8 +92,7 @@ class HttpClient:
         Raises:
             SinkError: The files of certificates are unusable.
         """
-        is_secure = self._url.startswith("https://")
-        context = await asyncio.to_thread(self._context) if is_secure else True
+        context = await asyncio.to_thread(client_context, *self._files) if self._is_secure else True
         connector = aiohttp.TCPConnector(ssl=context, keepalive_timeout=KEEP_IDLE_SECONDS)
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -179,28 +176,6 @@ class HttpClient:
         # Unsafe means: from addresses without a name as well. There is one receiver only.
         return aiohttp.CookieJar(unsafe=True) if self._keep_cookies else aiohttp.DummyCookieJar()
 
-    def _check_files(self) -> None:
-        given = [name for name, path in self._files.items() if path is not None]
-        if given and not self._url.startswith("https://"):
-            raise ConfigurationError(f"got the option {given[0]!r}, expected a scheme with https")
-        if (self._files["cert"] is None) != (self._files["key"] is None):
-            raise ConfigurationError("expected the options 'cert' and 'key' together")
-
-    def _context(self) -> ssl.SSLContext:
-        ca, cert, key = (self._files[name] for name in ("ca", "cert", "key"))
-        try:
-            context = ssl.create_default_context(cafile=ca)
-            if cert is not None:
-                # An encrypted key would be asked for on the terminal.
-                context.load_cert_chain(cert, key, password="")
-        except (OSError, ValueError) as error:
-            paths = ", ".join(str(path) for path in (ca, cert, key) if path is not None)
-            reason = error.strerror if isinstance(error, OSError) else None
-            raise SinkError(
-                f"certificates cannot be read from {paths}: {reason or 'not PEM'}"
-            ) from None
-        return context
-
 
 def address_url(plan: SinkPlan) -> str:
     """Return where the sink's receiver is, without a slash at the end."""
@@ -215,5 +190,8 @@ def secret_forms(token: SecretStr | None) -> tuple[str, ...]:
     text = token.get_secret_value()
     plain = {text, text.partition(":")[2]} - {""}
     forms = plain | {base64.b64encode(text.encode()).decode()}
-    forms |= {quote(form, safe="") for form in plain} | {json.dumps(form)[1:-1] for form in plain}
+    forms |= {quote(form, safe="") for form in plain} | {html.escape(form) for form in plain}
+    escaped = {json.dumps(form)[1:-1] for form in forms}
+    # Some write a slash in JSON as \/.
+    forms |= escaped | {form.replace("/", r"\/") for form in escaped}
     return tuple(sorted(forms, key=len, reverse=True))

@@ -17,10 +17,11 @@ import msgspec
 
 from sark.siem.sinks.answers import Answer, by_status
 from sark.siem.sinks.base import Entry, SinkLimits
-from sark.siem.sinks.http import HTTP_OPTIONS, HttpClient, address_url
+from sark.siem.sinks.http import HttpClient, address_url
 from sark.siem.sinks.json_entries import as_json_text
 from sark.siem.sinks.kind import SinkKind, SinkPlan
 from sark.siem.sinks.options import text
+from sark.siem.sinks.tls import TLS_OPTIONS
 from sark.siem.sinks.verdict import (
     Delivered,
     Partly,
@@ -159,7 +160,7 @@ SINK = SinkKind(
     formats=("ocsf", "ecs", "sark", "cef"),
     make=OtlpSink,
     options={
-        **HTTP_OPTIONS,
+        **TLS_OPTIONS,
         "service": text("1 to 200 characters without spaces", r"[!-~]{1,200}", default="sark"),
         "header": text("the name of the header that carries the credential", r"[A-Za-z0-9-]{1,64}"),
     },

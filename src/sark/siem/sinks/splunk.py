@@ -24,10 +24,11 @@ import msgspec
 
 from sark.siem.sinks.answers import Answer, by_status
 from sark.siem.sinks.base import Entry, SinkLimits
-from sark.siem.sinks.http import HTTP_OPTIONS, HttpClient, address_url
+from sark.siem.sinks.http import HttpClient, address_url
 from sark.siem.sinks.json_entries import as_json
 from sark.siem.sinks.kind import SinkKind, SinkPlan
 from sark.siem.sinks.options import flag, text, whole
+from sark.siem.sinks.tls import TLS_OPTIONS
 from sark.siem.sinks.verdict import (
     Delivered,
     Rejected,
@@ -43,7 +44,7 @@ EVENTS_PATH: Final = "/services/collector/event"
 ACK_PATH: Final = "/services/collector/ack"
 # The size that Splunk recommends for Splunk Cloud; its own limit is far above.
 LARGEST_BYTES: Final = 1_000_000
-MOST_EVENTS: Final = 500
+MOST_EVENTS: Final = 1000
 TIME_BYTES: Final = 20
 FIRST_POLL_SECONDS: Final = 0.1
 LONGEST_POLL_SECONDS: Final = 2.0
@@ -83,8 +84,12 @@ class SplunkSink:
         """What one request may hold."""
         around = len(_HEAD) + TIME_BYTES + len(self._tail)
         # In JSON text a quote becomes two characters.
-        largest = (LARGEST_BYTES - MOST_EVENTS * around) // (1 if self._json else 2)
-        return SinkLimits(events=MOST_EVENTS, bytes=largest, event_bytes=largest)
+        growth = 1 if self._json else 2
+        return SinkLimits(
+            events=MOST_EVENTS,
+            bytes=(LARGEST_BYTES - MOST_EVENTS * around) // growth,
+            event_bytes=(LARGEST_BYTES - around) // growth,
+        )
 
     async def open(self) -> None:
         """Prepare the client."""
@@ -210,7 +215,7 @@ SINK = SinkKind(
     formats=("ocsf", "ecs", "sark", "cef"),
     make=SplunkSink,
     options={
-        **HTTP_OPTIONS,
+        **TLS_OPTIONS,
         "index": text("the name of an index", r"[a-z0-9_][a-z0-9_-]{0,79}"),
         "host": _NAME,
         "source": text("1 to 256 printable ASCII characters", r"[ -~]{1,256}", default="sark"),

@@ -14,6 +14,7 @@ import hashlib
 import hmac
 import time
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Final
 
 from pydantic import SecretStr
@@ -21,10 +22,11 @@ from pydantic import SecretStr
 from sark.errors import ConfigurationError
 from sark.siem.sinks.answers import Answer, by_status
 from sark.siem.sinks.base import Entry, SinkLimits
-from sark.siem.sinks.http import HTTP_OPTIONS, HttpClient
+from sark.siem.sinks.http import HttpClient
 from sark.siem.sinks.json_entries import as_json
 from sark.siem.sinks.kind import SinkKind, SinkPlan
 from sark.siem.sinks.options import choice, flag
+from sark.siem.sinks.tls import TLS_OPTIONS
 from sark.siem.sinks.verdict import Unavailable, Verdict
 
 __all__ = ["SINK", "WebhookSink", "batch_id", "classify", "sign"]
@@ -91,7 +93,13 @@ class WebhookSink:
 
 
 def classify(answer: Answer) -> Verdict:
-    """Judge an answer; statuses mean what HTTP says."""
+    """Judge an answer; statuses mean what HTTP says.
+
+    Conflict is what a receiver answers that is still busy with a request of the same idempotency
+    key (draft-ietf-httpapi-idempotency-key-header, 2.6): ours, when its answer came too late.
+    """
+    if answer.status == HTTPStatus.CONFLICT:
+        return Unavailable(answer.said(), answer.after)
     return by_status(answer)
 
 
@@ -131,7 +139,7 @@ SINK = SinkKind(
     formats=("ocsf", "ecs", "sark", "cef"),
     make=WebhookSink,
     options={
-        **HTTP_OPTIONS,
+        **TLS_OPTIONS,
         "body": choice("array", "ndjson", default="array"),
         "gzip": flag(),
     },
