@@ -20,6 +20,7 @@ from sark.events import (
 )
 from sark.ops.sinks import Sinks
 from sark.siem import SinkStatus
+from sark.siem.rates import Rates
 from sark.siem.spill import SpillStatus
 
 __all__ = ["ForwardingMetrics"]
@@ -136,17 +137,20 @@ class _Accounts:
         self._bytes = gauge("account_bytes", "A queue's account in bytes", "entry")
         self._oldest = gauge("oldest_seconds", "Age of the oldest event not yet delivered")
         self._leases = gauge("leases", "Workers that hold events")
+        self._drain = gauge("drain_events_per_second", "Events delivered or dead-lettered")
+        self._full = gauge("full_in_seconds", "Until the queue is full, if it goes on so")
         self._spill_events = gauge("spill_events", "A spill store's account in events", "entry")
         self._spill_bytes = gauge("spill_bytes", "A spill store's account in bytes", "entry")
 
     def show(self, found: Sinks) -> None:
-        for each in (self._events, self._bytes, self._oldest, self._leases):
-            each.clear()
-        for each in (self._spill_events, self._spill_bytes):
+        accounts = self._events, self._bytes, self._oldest, self._leases, self._drain, self._full
+        for each in (*accounts, self._spill_events, self._spill_bytes):
             each.clear()
         for report in found.sinks:
             if report.account is not None:
                 self._show_account(report.account)
+            if report.rates is not None:
+                self._show_rates(report.sink, report.rates)
             if report.spill is not None:
                 self._show_spill(report.sink, report.spill)
 
@@ -157,6 +161,11 @@ class _Accounts:
             self._bytes.labels(account.sink, entry).set(booked.bytes)
         self._oldest.labels(account.sink).set(account.oldest_seconds or 0)
         self._leases.labels(account.sink).set(account.leases)
+
+    def _show_rates(self, sink: str, rates: Rates) -> None:
+        self._drain.labels(sink).set(rates.drain)
+        if rates.seconds_to_full is not None:
+            self._full.labels(sink).set(rates.seconds_to_full)
 
     def _show_spill(self, sink: str, spill: SpillStatus) -> None:
         for entry in _SPILL:
