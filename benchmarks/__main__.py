@@ -37,6 +37,7 @@ from benchmarks.report import console, goals_table, phase_table, study_table
 from benchmarks.results import Result, goals, reduce, write
 from benchmarks.study import Study
 from benchmarks.study_audit import audit_study
+from benchmarks.study_forwarding import forwarding_study
 from benchmarks.study_invalidation import invalidation_study
 from benchmarks.study_limits import limits_study
 from benchmarks.study_memory import compression_study, memory_study
@@ -90,6 +91,7 @@ FULL = Plan(
         session_study(20_000, 2000),
         limits_study(20, 100),
         audit_study(40, 200),
+        forwarding_study(5, 50_000),
     ),
 )
 QUICK = Plan(
@@ -106,6 +108,7 @@ QUICK = Plan(
         session_study(1000, 50),
         limits_study(2, 50),
         audit_study(3, 50),
+        forwarding_study(1, 5000),
     ),
 )
 

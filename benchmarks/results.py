@@ -30,8 +30,20 @@ from benchmarks.cases import (
 )
 from benchmarks.measure import Sample, percentile, ratios
 
-__all__ = ["SLOWEST_METRIC", "Goal", "Result", "goals", "measured_baselines", "reduce", "write"]
+__all__ = [
+    "FORWARD_REAL",
+    "FORWARD_STAND_IN",
+    "SLOWEST_METRIC",
+    "Goal",
+    "Result",
+    "goals",
+    "measured_baselines",
+    "reduce",
+    "write",
+]
 
+FORWARD_REAL = "forwarding to a Splunk collector (Tenzir)"
+FORWARD_STAND_IN = "forwarding to a stand-in of one"
 METRICS = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
 LATENCY_UNIT = "us"
 RATE_METRIC, RATE_UNIT = "requests_per_second", "1/s"
@@ -51,6 +63,7 @@ ENFORCED_P50_MS, ENFORCED_P99_MS, ENFORCED_BOUND_MS = 2.0, 50.0, 250.0
 GET_P95_US = 1000.0
 SET_P95_US = 2000.0
 LEASED_PER_SECOND = 100_000.0
+FORWARDED_PER_SECOND = 20_000.0
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -167,6 +180,7 @@ def goals(rows: Sequence[Result]) -> list[Goal]:
         *_study_goals(rows),
         *_limit_goals(rows),
         *_audit_goals(rows),
+        *_forwarding_goals(rows),
     ]
 
 
@@ -347,6 +361,20 @@ def _audit_goals(rows: Sequence[Result]) -> list[Goal]:
         *rates,
         *waits,
         Goal(f"{lease}: at least {least:,.0f} events/s", leased, least, "1/s", at_least=True),
+    ]
+
+
+def _forwarding_goals(rows: Sequence[Result]) -> list[Goal]:
+    least = FORWARDED_PER_SECOND
+    return [
+        Goal(
+            f"{case}: at least {least:,.0f} events/s of 1 KB",
+            _value(rows, f"{case}, sark", "events_per_second"),
+            least,
+            "1/s",
+            at_least=True,
+        )
+        for case in (FORWARD_REAL, FORWARD_STAND_IN)
     ]
 
 

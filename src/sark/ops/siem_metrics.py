@@ -21,7 +21,6 @@ from sark.events import (
 from sark.ops.sinks import Sinks
 from sark.siem import SinkStatus
 from sark.siem.rates import Rates
-from sark.siem.spill import SpillStatus
 
 __all__ = ["ForwardingMetrics"]
 
@@ -37,7 +36,6 @@ _ACCOUNT = {
     "dropped": "dropped",
     "purged": "purged",
 }
-_SPILL = ("spilled", "waiting", "replayed", "dropped", "forgotten")
 
 
 class ForwardingMetrics:
@@ -139,20 +137,16 @@ class _Accounts:
         self._leases = gauge("leases", "Workers that hold events")
         self._drain = gauge("drain_events_per_second", "Events delivered or dead-lettered")
         self._full = gauge("full_in_seconds", "Until the queue is full, if it goes on so")
-        self._spill_events = gauge("spill_events", "A spill store's account in events", "entry")
-        self._spill_bytes = gauge("spill_bytes", "A spill store's account in bytes", "entry")
 
     def show(self, found: Sinks) -> None:
         accounts = self._events, self._bytes, self._oldest, self._leases, self._drain, self._full
-        for each in (*accounts, self._spill_events, self._spill_bytes):
+        for each in accounts:
             each.clear()
         for report in found.sinks:
             if report.account is not None:
                 self._show_account(report.account)
             if report.rates is not None:
                 self._show_rates(report.sink, report.rates)
-            if report.spill is not None:
-                self._show_spill(report.sink, report.spill)
 
     def _show_account(self, account: SinkStatus) -> None:
         for entry, line in _ACCOUNT.items():
@@ -166,8 +160,3 @@ class _Accounts:
         self._drain.labels(sink).set(rates.drain)
         if rates.seconds_to_full is not None:
             self._full.labels(sink).set(rates.seconds_to_full)
-
-    def _show_spill(self, sink: str, spill: SpillStatus) -> None:
-        for entry in _SPILL:
-            self._spill_events.labels(sink, entry).set(getattr(spill, entry))
-            self._spill_bytes.labels(sink, entry).set(getattr(spill, f"{entry}_bytes"))
