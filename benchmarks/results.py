@@ -31,9 +31,12 @@ from benchmarks.cases import (
 from benchmarks.measure import Sample, percentile, ratios
 
 __all__ = [
+    "BREAKER_CLOSED",
+    "BREAKER_HALF_OPEN",
     "FORWARD_REAL",
     "FORWARD_STAND_IN",
     "SLOWEST_METRIC",
+    "TRIPS_METRIC",
     "Goal",
     "Result",
     "goals",
@@ -48,6 +51,8 @@ METRICS = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
 LATENCY_UNIT = "us"
 RATE_METRIC, RATE_UNIT = "requests_per_second", "1/s"
 SLOWEST_METRIC = "slowest_to_median"
+BREAKER_CLOSED, BREAKER_HALF_OPEN = "guarded call, closed", "admission of a probe, half-open"
+TRIPS_METRIC = "round_trips"
 
 CACHED_TO_GET = 1.5
 MGET_RATIO = 1.3
@@ -60,6 +65,7 @@ COMPACT_BYTES = 350.0
 SESSION_CHECK_RATIO, TOKEN_RATIO = 1.3, 1.15
 SESSION_BYTES = 800.0
 ENFORCED_P50_MS, ENFORCED_P99_MS, ENFORCED_BOUND_MS = 2.0, 50.0, 250.0
+GUARDED_US = 5.0
 GET_P95_US = 1000.0
 SET_P95_US = 2000.0
 LEASED_PER_SECOND = 100_000.0
@@ -181,6 +187,7 @@ def goals(rows: Sequence[Result]) -> list[Goal]:
         *_limit_goals(rows),
         *_audit_goals(rows),
         *_forwarding_goals(rows),
+        *_breaker_goals(rows),
     ]
 
 
@@ -330,6 +337,16 @@ def _limit_goals(rows: Sequence[Result]) -> list[Goal]:
             (f"{check}, gcra", "throttled-py, gcra", 4.0),
             (f"{check}, gcra", "pyrate-limiter", 4.0),
         )
+    ]
+
+
+def _breaker_goals(rows: Sequence[Result]) -> list[Goal]:
+    closed, half_open = BREAKER_CLOSED, BREAKER_HALF_OPEN
+    most = f"{closed}: p50 at most {GUARDED_US:g} us"
+    return [
+        Goal(most, _value(rows, closed, "p50"), GUARDED_US, LATENCY_UNIT),
+        Goal(f"{closed}: no round trip", _value(rows, closed, TRIPS_METRIC), 0, "1"),
+        Goal(f"{half_open}: 1 round trip", _value(rows, half_open, TRIPS_METRIC), 1, "1"),
     ]
 
 

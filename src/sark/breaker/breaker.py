@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, TypeVar
 
@@ -32,6 +33,9 @@ from sark.events import BreakerChanged, Hub
 from sark.store import Store
 
 __all__ = ["Breaker"]
+
+# The permit of the block that a task is in; a block within it has that as its ``outer``.
+_innermost: ContextVar[Permit | None] = ContextVar("sark_breaker_permit", default=None)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -71,7 +75,6 @@ class Breaker:
         self._standing = self._follower.standing
         self._running = False
         self._asks: set[asyncio.Task[Permit]] = set()
-        self._held: dict[asyncio.Task[Any] | None, Permit] = {}
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Breaker]:
@@ -114,10 +117,10 @@ class Breaker:
         return await self._ask()
 
     async def __aenter__(self) -> Permit:
-        permit = await self.acquire()
-        task = asyncio.current_task()
-        permit.outer = self._held.get(task)
-        self._held[task] = permit
+        standing = self._standing
+        permit = Permit(self, standing.epoch) if standing.passes else await self._ask()
+        permit.outer = _innermost.get()
+        _innermost.set(permit)
         return permit
 
     async def __aexit__(
@@ -126,10 +129,12 @@ class Breaker:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        task = asyncio.current_task()
-        permit = self._held.pop(task)
-        if permit.outer is not None:
-            self._held[task] = permit.outer
+        permit = _innermost.get()
+        if permit is None or permit.breaker is not self:
+            # Left in another context than it was entered in, as generators may be: whose call it
+            # was is not known. The lease of a probe ends by itself.
+            return
+        _innermost.set(permit.outer)
         if error is None:
             permit.succeeded()
         else:
@@ -187,7 +192,7 @@ class Breaker:
         if permit.token:
             self._settle_probe(permit, outcome, reason, slow=slow)
         elif outcome != "neutral" and permit.epoch == self._standing.epoch:
-            self._follower.count(failed=outcome == "failed", slow=slow, reason=reason)
+            self._follower.count(outcome == "failed", slow, reason)
 
     def _settle_probe(self, permit: Permit, outcome: Outcome, reason: str, *, slow: bool) -> None:
         if slow and self.config.slow_rate:

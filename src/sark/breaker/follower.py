@@ -1,10 +1,10 @@
 """Keeping one process in step with a breaker's shared state.
 
-While a breaker is in use, a task exchanges results for the state every ``SYNC_SECONDS``, one script
-call that writes nothing when there is nothing to tell. Asking was preferred over being told by a
-subscription: a lost message would go unnoticed without a heartbeat of the same rate, on a
-connection of its own. A failure that may be the last straw, and the result of a probe, wake the
-task at once.
+While a breaker is in use, a task exchanges results for the state every ``SYNC_SECONDS`` with one
+script call; with nothing to tell it only asks whether something has happened, which costs the
+server three plain reads. Asking was preferred over being told by a subscription: a lost message
+would go unnoticed without a heartbeat of the same rate, on a connection of its own. A failure that
+may be the last straw, and the result of a probe, wake the task at once.
 
 When the server does not answer, the process goes on alone from what it last saw, and says so; the
 task keeps asking, and with the first answer the shared state is in force again. What was counted
@@ -79,14 +79,14 @@ class Follower:
         self._stopping = True
         self._wake.set()
 
-    def count(self, *, failed: bool, slow: bool, reason: str) -> None:
+    def count(self, failed: bool, slow: bool, reason: str) -> None:
         """Count the result of a call that was admitted in the current epoch."""
         if self.alone is not None:
             now = asyncio.get_running_loop().time()
             self.alone.report(now, failed=failed, slow=slow, reason=reason)
             self.show_alone(now)
             return
-        self._tally.add(failed=failed, slow=slow)
+        self._tally.add(failed, slow)
         if failed:
             self._reason = reason
             run = self._tally.longest_run(self.standing.view.failures)
@@ -103,6 +103,10 @@ class Follower:
         results = self._take_results()
         serial, deadline = self._question()
         try:
+            if self._may_be_still(results):
+                if await self._shared.is_still(self.standing.view, deadline=deadline):
+                    return
+                serial, deadline = self._question()
             seen = await self._shared.sync(results, deadline=deadline)
             self.take(seen, serial)
             if not self._enlisted:
@@ -157,6 +161,16 @@ class Follower:
             self._tally = Tally()
         if changed:
             self._on_change(reason)
+
+    def _may_be_still(self, results: Results) -> bool:
+        seen = self.standing.view
+        return (
+            self._enlisted
+            and not results.tally.calls
+            and not results.ended
+            and not seen.forced
+            and seen.state != "half_open"
+        )
 
     def _take_results(self) -> Results:
         results = Results(

@@ -32,15 +32,16 @@ class Permit:
         token: The fencing token of a probe; 0 when the breaker was closed.
         epoch: For the breaker: in which the call was admitted.
         alone: For the breaker: the process's own state, when that admitted the probe.
-        outer: For the breaker: the permit that the same task holds already.
+        outer: For the breaker: the permit of the block around this one.
+        breaker: Which one gave it.
     """
 
-    __slots__ = ("_breaker", "_settled", "_started", "alone", "epoch", "outer", "token")
+    __slots__ = ("_settled", "_started", "alone", "breaker", "epoch", "outer", "token")
 
     def __init__(
         self, breaker: Settles, epoch: int, token: int = 0, alone: AloneState | None = None
     ) -> None:
-        self._breaker = breaker
+        self.breaker = breaker
         self._settled = False
         self._started = perf_counter()
         self.epoch = epoch
@@ -59,7 +60,7 @@ class Permit:
         Args:
             seconds: How long it took; default is the time since the permit was given.
         """
-        config = self._breaker.config
+        config = self.breaker.config
         slow = False
         if config.slow_seconds:
             slow = config.is_slow(perf_counter() - self._started if seconds is None else seconds)
@@ -71,7 +72,7 @@ class Permit:
         Args:
             reason: Why, without secrets: it is stored, logged and shown.
         """
-        slow = self._breaker.config.is_slow(perf_counter() - self._started)
+        slow = self.breaker.config.is_slow(perf_counter() - self._started)
         self._settle("failed", reason, slow=slow)
 
     def neutral(self) -> None:
@@ -92,9 +93,9 @@ class Permit:
 
         Only its type is told on: a message may hold anything.
         """
-        self.ended(self._breaker.config.outcome_of(error), type(error).__name__)
+        self.ended(self.breaker.config.outcome_of(error), type(error).__name__)
 
     def _settle(self, outcome: Outcome, reason: str, *, slow: bool) -> None:
         if not self._settled:
             self._settled = True
-            self._breaker.settle(self, outcome, reason, slow=slow)
+            self.breaker.settle(self, outcome, reason, slow=slow)

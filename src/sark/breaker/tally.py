@@ -32,7 +32,7 @@ class Tally:
     longest: int = 0
     trailing: int = 0
 
-    def add(self, *, failed: bool, slow: bool = False) -> None:
+    def add(self, failed: bool, slow: bool = False) -> None:
         """Count one result."""
         if failed:
             if self.failures == self.calls:
