@@ -16,10 +16,10 @@ import msgspec
 from msgspec.structs import replace
 
 from sark.admission import UNVERIFIED
-from sark.errors import InvalidRequestError, SessionError
+from sark.errors import STORE_AWAY, InvalidRequestError, SessionError
 from sark.events import Decided, Looked
 from sark.gateway import Answer, Gateway, Request, answer_of, event_of, ttl_of
-from sark.policy import Found, Question
+from sark.policy import UNKNOWN, Found, Question
 from sark.policy.decisions import Consistency, Decisions, Glance, Outcome, Plan, looked
 from sark.policy.generations import TOKEN_FRAGMENTS, fresh_nonce
 from sark.ratelimit import Charge, ChargePlan, Identity
@@ -109,7 +109,7 @@ async def authorize_many(gateway: Gateway, batch: BatchRequest, *, tier: str = "
             admits; nothing was charged or recorded.
         SessionError: The access token isn't accepted; recorded once, nothing was charged.
         LimitExceededError: A limit or the deny-list refused the batch as a whole; recorded once.
-        StoreError: Valkey did not answer in time, so nothing was decided.
+        StoreError: Valkey did not answer in time, and nothing can be decided without it.
         AuditError: Not every answer could be recorded, so none may be given.
     """
     started = perf_counter()
@@ -129,10 +129,13 @@ async def authorize_many(gateway: Gateway, batch: BatchRequest, *, tier: str = "
     try:
         session = gateway.admission.prepare(claims, batch.ip, batch.user_agent)
         charge, found = await _round_trip(gateway, questions, charged, session, deadline)
+    except STORE_AWAY as error:
+        charge = gateway.charge_alone(charged, claims, error)
+        found = [UNKNOWN] * len(questions)
     except SessionError as error:
         await gateway.refuse_session(requests[0], questions[0], error, deadline)
         raise
-    if found is None:
+    if not charge.admitted:
         raise await gateway.refuse(requests[0], questions[0], charge, deadline)
     before = loop.time()
     outcomes = await _settle(decisions, plan, list(zip(questions, glances, found, strict=True)))
@@ -246,8 +249,8 @@ async def _round_trip(
     charged: ChargePlan,
     session: SessionCheck,
     deadline: float,
-) -> tuple[Charge, list[Found] | None]:
-    """Check, charge and look up; no ``Found`` when a limit refused."""
+) -> tuple[Charge, list[Found]]:
+    """Check, charge and look up; nothing is looked up when a limit refused."""
     cache = gateway.decisions.cache
     policies = list(dict.fromkeys(question.policy for question in questions))
     arguments: list[Argument] = [
@@ -276,7 +279,7 @@ async def _round_trip(
     gateway.admission.judge(questions[0].user_id, reply.value[0])
     charge = gateway.limiter.read(charged, reply.value[1])
     if not charge.admitted:
-        return charge, None
+        return charge, []
     (everything, user, *versions), values, ttls, at = reply.value[2]
     if not gateway.store.shared:
         values, ttls = read or (None, None)

@@ -44,6 +44,7 @@ Errors of the driver are mapped in ``sark.store.failures``; nothing above ``sark
 from __future__ import annotations
 
 __all__ = [
+    "STORE_AWAY",
     "AuditError",
     "BindingError",
     "BreakerOpen",
@@ -158,6 +159,10 @@ class DurabilityError(StoreError):
 
 class ReplicationError(DurabilityError):
     """The primary has the write, but too few replicas acknowledged it: a failover may lose it."""
+
+
+STORE_AWAY = (StoreUnavailableError, StoreTimeoutError, ConnectionLostError)
+"""What speaks of a server that is away, and not of what it was asked."""
 
 
 class SessionError(SarkError):

@@ -10,6 +10,11 @@
 
 All round trips of a request share one budget. The time that an evaluation takes is not part of
 it: the evaluator has a deadline of its own. No answer leaves before its audit event was accepted.
+
+While Valkey does not answer, limits are what the limiter makes of it, the decision is evaluated and
+not kept, and the audit event goes to the spill store. Where a session has to be checked there is no
+answer then, nor where there is no spill store.
+
 A decision of the near cache leaves out only its own read: round trip 1 still brings the current
 generations, and the near decision is used only if they are the ones that it was made under.
 """
@@ -26,13 +31,15 @@ from msgspec.structs import replace
 
 from sark.admission import AUTHENTICATE, UNVERIFIED, Admission
 from sark.errors import (
+    STORE_AWAY,
     InvalidRequestError,
     LimitExceededError,
     SessionError,
+    StoreError,
     UnknownPolicyError,
 )
 from sark.events import Decided, LimitRefused, Looked
-from sark.policy import Found, JsonValue, Question
+from sark.policy import UNKNOWN, Found, JsonValue, Question
 from sark.policy.decisions import Consistency, Decisions, Glance, Outcome, looked
 from sark.policy.generations import LOOKUP_FRAGMENTS, fresh_nonce
 from sark.policy.question import MAX_ID_BYTES, check_context, check_size, check_text
@@ -184,7 +191,7 @@ class Gateway:
             SessionError: The access token isn't accepted; recorded, charged to the address.
             LimitExceededError: A rate limit refused, or the deny-list (``LimitDeniedError``);
                 recorded.
-            StoreError: Valkey did not answer in time, so nothing was decided.
+            StoreError: Valkey did not answer in time, and nothing can be decided without it.
             AuditError: The answer could not be recorded, so it may not be given.
         """
         started = perf_counter()
@@ -203,10 +210,12 @@ class Gateway:
         try:
             session = self.admission.prepare(claims, request.ip, request.user_agent)
             charge, found = await self._round_trip(question, charged, glance, session, deadline)
+        except STORE_AWAY as error:
+            charge, found = self.charge_alone(charged, claims, error), UNKNOWN
         except SessionError as error:
             await self.refuse_session(request, question, error, deadline)
             raise
-        if found is None:
+        if not charge.admitted:
             raise await self.refuse(request, question, charge, deadline)
         before = loop.time()
         outcome = await self.decisions.settle(question, plan, glance, found)
@@ -326,8 +335,8 @@ class Gateway:
         glance: Glance,
         session: SessionCheck,
         deadline: float,
-    ) -> tuple[Charge, Found | None]:
-        """Check, charge and look up; no ``Found`` when a limit refused."""
+    ) -> tuple[Charge, Found]:
+        """Check, charge and look up; nothing is looked up when a limit refused."""
         cache = self.decisions.cache
         revision = self.decisions.revision
         arguments: list[Argument] = [
@@ -357,8 +366,21 @@ class Gateway:
         self.admission.judge(question.user_id, reply.value[0])
         charge = self.limiter.read(charged, reply.value[1])
         if not charge.admitted:
-            return charge, None
+            return charge, UNKNOWN
         return charge, cache.judge_split(reply.value[2], cached, reply.run_id, revision)
+
+    def charge_alone(
+        self, charged: ChargePlan, claims: AccessClaims | None, error: StoreError
+    ) -> Charge:
+        """Charge a request while Valkey does not answer; no I/O.
+
+        Raises:
+            StoreError: That of Valkey: the request has a session, which nobody can check, its event
+                could not be recorded, or the limits are to be closed.
+        """
+        if claims is not None or self.queue.spill is None:
+            raise error
+        return self.limiter.without_store(charged, error)
 
     async def refuse(
         self, request: Request, question: Question, charge: Charge, deadline: float

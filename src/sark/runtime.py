@@ -26,6 +26,7 @@ from sark.parts.limits import default_limit
 from sark.parts.policies import open_evaluator, policy_paths, policy_reloader
 from sark.parts.servers import open_servers
 from sark.parts.sessions import open_sessions
+from sark.parts.spill import open_spill
 from sark.policy.decisions import Outcome
 from sark.policy.hot import HotRequests
 from sark.policy.policy_file import read_policy_file
@@ -37,6 +38,7 @@ from sark.ratelimit.rules_file import read_rules
 from sark.sessions import Sessions
 from sark.sessions.tokens import JwtAccessTokens
 from sark.settings import Settings
+from sark.siem.spill import Spill
 from sark.store import Store
 from sark.store.embedded import EmbeddedServer
 
@@ -52,6 +54,7 @@ class Runtime:
         hub: Where all events go.
         store: The servers.
         gateway: The request path.
+        spill: Where audit events wait that Valkey does not take; None when nothing may.
         hot: The log of the most asked questions.
         warm_up: Warms the cache from it when it is started.
         embedded: The embedded server, when no ``VALKEY_URL`` was given.
@@ -67,6 +70,7 @@ class Runtime:
     hub: Hub
     store: Store
     gateway: Gateway
+    spill: Spill | None
     hot: HotRequests
     warm_up: WarmUp
     embedded: EmbeddedServer | None
@@ -179,8 +183,9 @@ async def open_runtime(
         tokens, sessions = await stack.enter_async_context(
             open_sessions(settings, store, decisions.cache.generations)
         )
+        spill = await stack.enter_async_context(open_spill(settings, hub))
         gateway = await stack.enter_async_context(
-            open_gateway(settings, store, decisions, limit_rules, sessions)
+            open_gateway(settings, store, decisions, limit_rules, sessions, spill=spill)
         )
         warm_up = WarmUp(
             decisions,
@@ -206,6 +211,7 @@ async def open_runtime(
             hub,
             store,
             gateway,
+            spill,
             hot,
             warm_up,
             embedded,

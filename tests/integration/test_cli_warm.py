@@ -247,6 +247,7 @@ def external(server: ValkeyServer, tmp_path: Path, policies: Path) -> dict[str, 
         "VALKEY_URL": server.url,
         "SARK_POLICY_DIR": policies,
         "SARK_KEY_DIR": tmp_path / "keys",
+        "SARK_DATA_DIR": tmp_path / "data",
         "SARK_TTL_JITTER": 0,
     }
 

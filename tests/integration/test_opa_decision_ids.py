@@ -29,6 +29,7 @@ async def runtime(server: ValkeyServer, opa: OpaServer, tmp_path: Path) -> Async
     settings = Settings(
         valkey_url=ServerUrl(server.url),
         key_dir=tmp_path,
+        data_dir=tmp_path / "data",
         opa_url=opa.url,
         opa_watch_interval=3600,
         policies=("full", "nothing"),

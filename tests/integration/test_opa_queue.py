@@ -52,6 +52,7 @@ async def opened(
     given = Settings(
         valkey_url=ServerUrl(valkey.url),
         key_dir=folder,
+        data_dir=folder / "data",
         opa_url=opa.url,
         policies=("full",),
         limit_per_minute=0,

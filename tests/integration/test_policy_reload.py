@@ -162,6 +162,7 @@ async def runtime(server: ValkeyServer, tmp_path: Path) -> AsyncIterator[Runtime
         valkey_url=ServerUrl(server.url),
         policy_dir=policies,
         key_dir=tmp_path / "keys",
+        data_dir=tmp_path / "data",
         policy_watch_interval=0.02,
         limit_per_minute=0,
     )
@@ -353,6 +354,7 @@ async def test_with_opa_its_revision_is_asked_for(server: ValkeyServer, tmp_path
             opa_url=opa.url,
             policy_file=path,
             key_dir=tmp_path / "keys",
+            data_dir=tmp_path / "data",
             opa_watch_interval=3600,
             policy_watch_interval=0,
         )

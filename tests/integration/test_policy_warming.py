@@ -595,6 +595,7 @@ class TestAtTheStart:
         settings = Settings(
             valkey_url=ServerUrl(server.url),
             key_dir=tmp_path,
+            data_dir=tmp_path / "data",
             warm_ready_ms=60_000,
             near_cache_entries=0,
         )
@@ -655,6 +656,7 @@ class TestAtTheStart:
             settings = Settings(
                 valkey_url=ServerUrl(server.url),
                 key_dir=tmp_path,
+                data_dir=tmp_path / "data",
                 opa_url=opa.url,
                 opa_watch_interval=3600,
                 policies=("full",),

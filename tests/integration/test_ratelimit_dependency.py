@@ -420,6 +420,7 @@ async def test_a_runtime_serves_as_well(server: ValkeyServer, tmp_path: Path) ->
     environ = {
         "VALKEY_URL": str(server.url),
         "SARK_KEY_DIR": str(tmp_path / "keys"),
+        "SARK_DATA_DIR": str(tmp_path / "data"),
         "SARK_POLICY_DIR": str(write_policies(tmp_path / "policies")),
         "SARK_LIMIT_PER_MINUTE": "2",
     }

@@ -28,6 +28,7 @@ async def test_each_scope_and_its_token(
         valkey_url=ServerUrl(server.url),
         policy_dir=write_policies(tmp_path / "policies"),
         key_dir=tmp_path / "keys",
+        data_dir=tmp_path / "data",
         valkey_socket_timeout=1,
     )
     async with open_runtime(settings) as sark:
@@ -59,6 +60,7 @@ async def test_who_revokes_is_never_answered_from_before(
         valkey_url=ServerUrl(private_server().url),
         policy_dir=write_policies(tmp_path / "policies"),
         key_dir=tmp_path / "keys",
+        data_dir=tmp_path / "data",
     )
 
     async def is_near(sark: Runtime) -> bool:
@@ -83,6 +85,7 @@ async def test_many_at_once_through_the_front_door(
         valkey_url=ServerUrl(private_server().url),
         policy_dir=write_policies(tmp_path / "policies"),
         key_dir=tmp_path / "keys",
+        data_dir=tmp_path / "data",
     )
     asked = BatchRequest(
         user_id="ann", questions=[BatchQuestion(action="x:read", resource=r) for r in "abc"]

@@ -37,6 +37,7 @@ async def test_a_runtime_holds_sessions_as_the_settings_say(
         valkey_url=ServerUrl(server.url),
         policy_dir=write_policies(tmp_path / "policies"),
         key_dir=tmp_path / "keys",
+        data_dir=tmp_path / "data",
         session_cap=1,
         session_bind="user_agent",
         access_token_ttl=60,
@@ -69,6 +70,7 @@ async def test_a_program_begins_and_ends_sessions_as_the_service_does(
         valkey_url=ServerUrl(server.url),
         policy_dir=write_policies(tmp_path / "policies"),
         key_dir=tmp_path / "keys",
+        data_dir=tmp_path / "data",
     )
     async with open_runtime(settings) as sark:
         grant = await sark.admission.create("ann", client_id="web", ip="192.0.2.10")
@@ -110,7 +112,8 @@ def full(server: ValkeyServer, directory: Path, **fields: Any) -> Settings:
         valkey_url=ServerUrl(server.url),
         policy_dir=write_policies(directory / "policies"),
         key_dir=directory / "keys",
-        **{"siem_max_events": 1, **fields},
+        data_dir=directory / "data",
+        **{"siem_max_events": 1, "spill_max_bytes": 0, **fields},
     )
 
 
@@ -276,6 +279,7 @@ async def test_outside_sessions_begin_only_where_their_ends_are_kept(
         valkey_url=ServerUrl(server.url),
         policy_dir=write_policies(tmp_path / "policies"),
         key_dir=tmp_path / "keys",
+        data_dir=tmp_path / "data",
         session_adopt=True,
     )
     if refused:

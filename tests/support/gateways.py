@@ -25,9 +25,11 @@ from sark.policy.freshness import FreshnessSigner
 from sark.policy.generations import Generations
 from sark.policy.near_feed import NearFeed
 from sark.ratelimit import Identity, Limit, RateLimiter, Rules
+from sark.ratelimit.limits import Fallback
 from sark.sessions import Sessions
 from sark.settings import Settings
 from sark.siem import AuditEvent, EventQueue, QueueBounds, Refusals, new_event_id, now
+from sark.siem.spill import Replay, Spill
 from sark.store import Store, Topology
 from tests.support.servers import ValkeyServer
 
@@ -127,9 +129,14 @@ async def open_gateway(
     evaluator_timeout: float = PATIENCE_SECONDS,
     hub: Hub | None = None,
     make_sessions: Callable[[Store], Sessions] | None = None,
+    fallback: Fallback = "local",
+    spill: Spill | None = None,
     **settings: Any,
 ) -> AsyncIterator[Gateway]:
-    """Open a gateway; its pending events are flushed at the end."""
+    """Open a gateway; its pending events are flushed at the end, and what ``spill`` has replayed.
+
+    The spill store stays open: whoever opened it closes it.
+    """
     async with open_store(url, cache_url=cache_url, hub=hub, **settings) as store:
         decisions = policy_decisions(
             policy_cache(store, tiers),
@@ -142,15 +149,24 @@ async def open_gateway(
             store,
             policies=policies,
             decisions=decisions,
-            limiter=RateLimiter(store, limit),
-            queue=EventQueue(store, SINKS, bounds or QueueBounds(), flush_timeout=budget),
+            limiter=RateLimiter(store, limit, fallback=fallback),
+            queue=EventQueue(
+                store, SINKS, bounds or QueueBounds(), flush_timeout=budget, spill=spill
+            ),
             budget=budget,
             sessions=None if make_sessions is None else make_sessions(store),
         )
+        replay = None
+        if spill is not None:
+            work = Replay(spill, gateway.queue.put_back, sinks=SINKS, hub=store.hub)
+            replay = asyncio.create_task(work.run())
         try:
             yield gateway
         finally:
             await decisions.evaluations.close()
+            if replay is not None:
+                replay.cancel()
+                await asyncio.gather(replay, return_exceptions=True)
             await gateway.queue.close()
 
 
@@ -209,8 +225,9 @@ def account(server: ValkeyServer) -> dict[str, int]:
 def assert_account_is_exact(server: ValkeyServer) -> None:
     """Check that the account agrees with the queue."""
     events, booked = raw_events(server), account(server)
-    assert booked.get("accepted", 0) == len(events) + booked.get("purged", 0)
-    assert booked.get("accepted_bytes", 0) == sum(map(len, events)) + booked.get("purged_bytes", 0)
+    for unit, there in (("", len(events)), ("_bytes", sum(map(len, events)))):
+        came = booked.get(f"accepted{unit}", 0) + booked.get(f"duplicates{unit}", 0)
+        assert came == there + booked.get(f"purged{unit}", 0)
     assert booked.get("queued_bytes", 0) == sum(map(len, events))
 
 

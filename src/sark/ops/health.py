@@ -57,7 +57,7 @@ async def readiness(runtime: Runtime) -> Readiness:
     )
     away = any(server.required and not server.ok for server in servers)
     limits = _limits(runtime.gateway.limiter, away=away)
-    if away:
+    if away and runtime.spill is None:
         limits = msgspec.structs.replace(limits, detail=f"{limits.detail}; authorize answers 503")
     checks = (*servers, queue, engine, limits, *_near(runtime))
     if runtime.settings.warm_ready_ms:
@@ -115,7 +115,7 @@ def _limits(limiter: RateLimiter, *, away: bool) -> Check:
     detail = f"shared, revision {rules.revision}, {len(rules.rules)} rules"
     if away:
         how = WITHOUT_VALKEY[limiter.fallback]
-        detail = f"not shared, since Valkey does not answer: checked by themselves they are {how}"
+        detail = f"not shared, since Valkey does not answer: {how}"
     if limiter.refused_rules:
         detail += "; the limits file was refused and the running rules stay, the log says why"
     ok = not away and not limiter.refused_rules
@@ -123,14 +123,21 @@ def _limits(limiter: RateLimiter, *, away: bool) -> Check:
 
 
 async def _queue(runtime: Runtime) -> Check:
-    queue = runtime.gateway.queue
+    """Tell whether events find a place: in the queues, or else in the spill store."""
+    queue, spill = runtime.gateway.queue, runtime.spill
     deadline = asyncio.get_running_loop().time() + runtime.settings.request_budget_ms / 1000
     try:
         statuses = await queue.statuses(deadline=deadline)
     except StoreError:
-        return Check("audit queue", ok=False, required=True, detail=NO_ANSWER)
-    bounds = queue.bounds
-    ok = not any(status.is_full(bounds) for status in statuses)
-    fullest = max(statuses, key=lambda status: status.queued_bytes)
-    detail = f"{fullest.queued} of {bounds.events} events, {fullest.queued_bytes} bytes"
+        ok, detail = False, NO_ANSWER
+    else:
+        bounds = queue.bounds
+        ok = not any(status.is_full(bounds) for status in statuses)
+        fullest = max(statuses, key=lambda status: status.queued_bytes)
+        detail = f"{fullest.queued} of {bounds.events} events, {fullest.queued_bytes} bytes"
+    if spill is not None and (not ok or spill.waiting_bytes):
+        detail += f"; {spill.waiting_bytes} of {spill.max_bytes} bytes are spilled"
+        if spill.trouble:
+            detail += ", and the disk refuses more"
+        ok |= spill.has_room()
     return Check("audit queue", ok=ok, required=True, detail=detail)

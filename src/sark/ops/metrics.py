@@ -43,6 +43,7 @@ from sark.events import (
 )
 from sark.ops.limiter_metrics import LimiterMetrics
 from sark.ops.siem_metrics import ForwardingMetrics
+from sark.ops.spill_metrics import SpillMetrics
 from sark.policy.evaluators.opa import OpaHttp
 from sark.runtime import Runtime
 from sark.store import Server
@@ -69,6 +70,7 @@ class Metrics(LimiterMetrics):
         self._count_audit(hub)
         self._count_keys(hub)
         self._forwarding = ForwardingMetrics(hub, self.registry)
+        self._spill = SpillMetrics(hub, self.registry)
         self._gauges()
 
     async def render(self, runtime: Runtime) -> tuple[bytes, str]:
@@ -80,6 +82,7 @@ class Metrics(LimiterMetrics):
         self._in_line.set(evaluator.waiting if isinstance(evaluator, OpaHttp) else 0)
         self._read_near(runtime)
         self._late.set(len(runtime.gateway.late))
+        await self._spill.read(runtime.spill)
         await self._read_queue(runtime)
         self._handler_failures.set(self._hub.handler_failures)
         return self.expose()

@@ -14,6 +14,8 @@ from sark.events import (
     Hub,
     LeaseExpired,
     SinkPaused,
+    SpillChanged,
+    SpillFileSetAside,
 )
 from sark.ops.quiet import Quiet
 
@@ -68,6 +70,13 @@ def report_forwarding(hub: Hub, log: Any) -> None:
             "audit events of a lost worker are queued again", sink=e.sink, events=e.events
         ),
     )
+    hub.on(SpillChanged, _spill(log))
+    hub.on(
+        SpillFileSetAside,
+        lambda e: log.error(
+            "spill file cannot be read and was set aside", path=e.path, reason=e.reason
+        ),
+    )
     hub.on(SinkPaused, _paused(log))
     hub.on(BreakerChanged, _breaker(log))
 
@@ -84,6 +93,16 @@ def _paused(log: Any) -> Callable[[SinkPaused], None]:
             )
         else:
             log.info("sink takes events again", sink=event.sink, kind=event.kind)
+
+    return report
+
+
+def _spill(log: Any) -> Callable[[SpillChanged], None]:
+    def report(event: SpillChanged) -> None:
+        if event.working:
+            log.info("spill store works again")
+        else:
+            log.error("spill store failed", reason=event.reason)
 
     return report
 

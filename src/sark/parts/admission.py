@@ -8,14 +8,14 @@ from collections.abc import AsyncIterator
 from sark.admission import Admission
 from sark.errors import ConfigurationError, StoreError
 from sark.events import Hub
-from sark.keyspace import MAIN_SINK
 from sark.parts.decisions import generations_of
 from sark.parts.limits import limiter_of
 from sark.parts.sessions import open_access_tokens, open_refresh_tokens, sessions_of
+from sark.parts.spill import open_queue, open_spill
 from sark.ratelimit import Rules
 from sark.sessions import Sessions
 from sark.settings import Settings
-from sark.siem import EventQueue, LateEvents, QueueBounds, Refusals
+from sark.siem import LateEvents, Refusals
 from sark.store import Store, Topology
 
 __all__ = ["open_admission"]
@@ -39,7 +39,6 @@ async def open_admission(
         raise ConfigurationError("VALKEY_URL is not set")
     hub = hub or Hub()
     budget = settings.request_budget_ms / 1000
-    bounds = QueueBounds(settings.siem_max_events, settings.siem_max_bytes)
     # Whoever ends sessions shows no token, so no issuer has to be asked.
     alone = settings.model_copy(update={"trusted_issuers": None})
     async with (
@@ -50,13 +49,13 @@ async def open_admission(
     ):
         generations = generations_of(settings, store)
         sessions = sessions_of(settings, store, tokens, refresh_tokens, generations)
-        queue = EventQueue(store, (MAIN_SINK,), bounds, flush_timeout=budget)
-        stack.push_async_callback(queue.close)
+        spill = await stack.enter_async_context(open_spill(settings, hub))
+        queue = await stack.enter_async_context(open_queue(settings, store, spill))
         late = LateEvents(queue, hub)
         stack.push_async_callback(late.close)
         admission = Admission(
             sessions,
-            refusals=Refusals(store, (MAIN_SINK,), bounds),
+            refusals=Refusals(store, queue.sinks, queue.bounds, spill=spill),
             queue=queue,
             late=late,
             limiter=limiter_of(settings, store, Rules(None)),

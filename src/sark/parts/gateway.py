@@ -6,14 +6,14 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from sark.gateway import Gateway
-from sark.keyspace import MAIN_SINK
 from sark.parts.background import background
 from sark.parts.limits import limiter_of
+from sark.parts.spill import open_queue
 from sark.policy.decisions import Decisions
 from sark.ratelimit import Rules
 from sark.sessions import Sessions
 from sark.settings import Settings
-from sark.siem import EventQueue, QueueBounds
+from sark.siem.spill import Spill
 from sark.store import Store
 
 __all__ = ["open_gateway"]
@@ -24,27 +24,30 @@ LATE_INTERVAL_SECONDS = 1.0
 
 @contextlib.asynccontextmanager
 async def open_gateway(
-    settings: Settings, store: Store, decisions: Decisions, limits: Rules, sessions: Sessions
+    settings: Settings,
+    store: Store,
+    decisions: Decisions,
+    limits: Rules,
+    sessions: Sessions,
+    *,
+    spill: Spill | None,
 ) -> AsyncIterator[Gateway]:
     """Open the request path with what runs beside it; at the end its events are flushed."""
-    budget = settings.request_budget_ms / 1000
-    bounds = QueueBounds(settings.siem_max_events, settings.siem_max_bytes)
-    gateway = Gateway(
-        store,
-        policies=settings.policies,
-        decisions=decisions,
-        limiter=limiter_of(settings, store, limits),
-        queue=EventQueue(store, (MAIN_SINK,), bounds, flush_timeout=budget),
-        budget=budget,
-        sessions=sessions,
-    )
-    beside = {
-        "sark-near-limits": gateway.limiter.near.flush_forever(),
-        "sark-late-audit": gateway.late.append_forever(interval=LATE_INTERVAL_SECONDS),
-        "sark-refusals": gateway.refusals.close_due_forever(interval=REFUSALS_INTERVAL_SECONDS),
-    }
     async with contextlib.AsyncExitStack() as stack:
-        stack.push_async_callback(gateway.queue.close)
+        gateway = Gateway(
+            store,
+            policies=settings.policies,
+            decisions=decisions,
+            limiter=limiter_of(settings, store, limits),
+            queue=await stack.enter_async_context(open_queue(settings, store, spill)),
+            budget=settings.request_budget_ms / 1000,
+            sessions=sessions,
+        )
+        beside = {
+            "sark-near-limits": gateway.limiter.near.flush_forever(),
+            "sark-late-audit": gateway.late.append_forever(interval=LATE_INTERVAL_SECONDS),
+            "sark-refusals": gateway.refusals.close_due_forever(interval=REFUSALS_INTERVAL_SECONDS),
+        }
         stack.push_async_callback(gateway.late.close)
         stack.push_async_callback(gateway.refusals.close)
         for name, work in beside.items():

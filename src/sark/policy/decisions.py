@@ -178,13 +178,16 @@ class Decisions:
         return Glance(entry, near.cache.epochs(policy_key, user_key), now)
 
     async def settle(self, question: Question, plan: Plan, glance: Glance, found: Found) -> Outcome:
-        """Decide from what the server answered; evaluates when nothing valid is at hand."""
+        """Decide from what the server answered; evaluates when nothing valid is at hand.
+
+        What is evaluated while no server answers (``UNKNOWN``) is not kept.
+        """
         outcome = self.settle_cached(question, plan, glance, found)
         if outcome is not None:
             return outcome
         if plan.unverifiable:
             self.cache.hub.emit(FreshnessUnverifiable())
-        covered = plan.covered_by(found.tokens, question)
+        covered = found.is_known and plan.covered_by(found.tokens, question)
         flight = self._start(question, plan, glance, found, may_store=covered)
         evaluated = await flight.decision()
         decision = evaluated.decision
@@ -204,7 +207,9 @@ class Decisions:
         self, question: Question, plan: Plan, glance: Glance, found: Found
     ) -> Outcome | None:
         """Decide from a cache, if a decision there is valid and fresh enough; no I/O."""
-        if plan.consistency == "full" or not plan.covered_by(found.tokens, question):
+        if plan.consistency == "full" or not found.is_known:
+            return None
+        if not plan.covered_by(found.tokens, question):
             return None
         entry = glance.entry
         if entry is not None and entry.stamp == found.stamp:
@@ -252,7 +257,8 @@ class Decisions:
                 question, evaluated, glance, found, replacing=replacing, replace=replace
             )
 
-        if full:
+        if full or not found.is_known:
+            # Of the latter nobody knows which changes they have seen.
             return self.evaluations.start(question, keep)
         # Who has seen a withdrawal doesn't join an evaluation that began before it; who demands a
         # change joins those who demanded the same one.

@@ -11,7 +11,7 @@ from sark.events import LookupResult
 from sark.policy.decision import began_at, decode_entry, is_withdrawal
 from sark.policy.generations import stamp_of
 
-__all__ = ["USER_TOKEN_TOUCHED", "CachedDecision", "Found", "judge"]
+__all__ = ["UNKNOWN", "USER_TOKEN_TOUCHED", "CachedDecision", "Found", "judge"]
 
 # In place of the TTL left: no decision, and the user's token was created or renewed by the look-up.
 USER_TOKEN_TOUCHED = -3
@@ -45,7 +45,7 @@ class Found(msgspec.Struct, frozen=True):
 
     Attributes:
         tokens: The generation tokens of everything, the policy and the user.
-        run_id: The run of the server that holds them.
+        run_id: The run of the server that holds them; empty when no server answered.
         stamp: What a decision evaluated from now on is valid under.
         decision: The valid cached decision, if any.
         result: ``hit``, or why not.
@@ -64,6 +64,11 @@ class Found(msgspec.Struct, frozen=True):
     user_token_touched: bool = False
 
     @property
+    def is_known(self) -> bool:
+        """Whether a server answered. Else what is decided stands for no generation."""
+        return self.run_id != ""
+
+    @property
     def began(self) -> int:
         """When an evaluation that follows began: later than what was seen, whatever the clock did.
 
@@ -75,6 +80,10 @@ class Found(msgspec.Struct, frozen=True):
     def stamp_under(self, revision: str) -> str:
         """Digest the tokens with another revision of the policies."""
         return stamp_of(self.tokens, self.run_id, revision)
+
+
+UNKNOWN = Found((b"", b"", b""), "", "", None, "unavailable")
+"""What is found while the server that holds the tokens does not answer."""
 
 
 def judge(reply: Sequence[Any], run_id: str, revision: str) -> Found:

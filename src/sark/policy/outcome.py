@@ -55,6 +55,8 @@ class Outcome(msgspec.Struct, frozen=True):
 
 def looked(outcome: Outcome, glance: Glance, found: Found) -> LookupResult:
     """Name how a look-up ended, counting both caches as one."""
+    if not found.is_known:
+        return "unavailable"
     if outcome.source == "near":
         return "near"
     if outcome.source == "valkey":

@@ -5,8 +5,8 @@ which limits apply to each (``rules``); all of them are charged by one script in
 a request that one of them refuses charges none. So a client that retries while it is refused is not
 punished for it.
 
-When Valkey does not answer, ``check`` counts in this process (``local``), or lets everything pass,
-or fails, as it is told. Within ``authorize()`` a request fails without Valkey anyway.
+When Valkey does not answer, requests are counted in this process (``local``), or all pass, or all
+fail, as the limiter is told.
 """
 
 from __future__ import annotations
@@ -16,12 +16,7 @@ from collections.abc import Sequence
 from copy import copy
 from typing import Literal
 
-from sark.errors import (
-    ConnectionLostError,
-    StoreError,
-    StoreTimeoutError,
-    StoreUnavailableError,
-)
+from sark.errors import STORE_AWAY, StoreError
 from sark.events import LimitFallback, LimitRefused, LimitShadowed
 from sark.ratelimit.address import canonical_ip
 from sark.ratelimit.limit import Charge, Identity, Limit
@@ -39,7 +34,6 @@ Fallback = Literal["local", "open", "closed"]
 DEFAULT_BUDGET_SECONDS = 0.25
 MAX_LIMITS_IN_CODE = 1024
 """Of other rules, those that a limiter knows of."""
-_AWAY = (StoreUnavailableError, StoreTimeoutError, ConnectionLostError)
 
 
 def _fragments(*names: str) -> tuple[tuple[str, str], ...]:
@@ -191,8 +185,8 @@ class RateLimiter:
             reply = await self._store.state.run(
                 script, plan.keys, plan.selection.arguments, deadline=deadline
             )
-        except _AWAY as error:
-            charge = self._without_store(plan, error)
+        except STORE_AWAY as error:
+            charge = self.without_store(plan, error)
         else:
             charge = self.read(plan, reply.value)
         if charge.refused is not None:
@@ -359,7 +353,18 @@ class RateLimiter:
         given: int = answer.value
         return given
 
-    def _without_store(self, plan: ChargePlan, error: StoreError) -> Charge:
+    def without_store(self, plan: ChargePlan, error: StoreError) -> Charge:
+        """Charge a plan while Valkey does not answer, as the limiter was told to; no I/O.
+
+        Args:
+            plan: What to charge.
+            error: How Valkey failed.
+
+        Raises:
+            StoreError: That error, when the limiter is to be closed.
+        """
+        if not plan.keys:
+            return FREE
         self._store.hub.emit(LimitFallback(self.fallback))
         if self.fallback == "closed":
             raise error

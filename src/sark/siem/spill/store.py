@@ -103,10 +103,19 @@ class Spill:
         """
         return self._uncommitted[sink] > 0 or self.files.waits(sink)
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of the events that wait here."""
+        return self.files.waiting_bytes
+
+    @property
+    def trouble(self) -> str:
+        """Why the disk refused the last call; empty when it did not."""
+        return self.files.trouble
+
     def has_room(self) -> bool:
         """Tell whether the disk works and an event would find room; others may take it first."""
-        room = self._drop_oldest or self.files.waiting_bytes < self.max_bytes
-        return room and not self.files.trouble
+        return not self.trouble and (self._drop_oldest or self.waiting_bytes < self.max_bytes)
 
     async def put(self, rows: Sequence[SpillRow]) -> None:
         """Keep rows, all or none; returns when they are committed.
