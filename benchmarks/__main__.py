@@ -37,8 +37,8 @@ from benchmarks.report import console, goals_table, phase_table, study_table
 from benchmarks.results import Result, goals, reduce, write
 from benchmarks.study import Study
 from benchmarks.study_audit import audit_study
-from benchmarks.study_forwarding import forwarding_study
 from benchmarks.study_breaker import breaker_study
+from benchmarks.study_forwarding import forwarding_study
 from benchmarks.study_invalidation import invalidation_study
 from benchmarks.study_limits import limits_study
 from benchmarks.study_memory import compression_study, memory_study

@@ -211,6 +211,8 @@ EXPECTED: list[tuple[Event, dict[str, float]]] = [
     (SpillChanged(working=False, reason="x"), {"sark_spill_failing": 1}),
     (SpillFileSetAside("x", "y"), {"sark_spill_files_set_aside_total": 1}),
     (AuditReplayed("main", 3), {"sark_siem_replayed_events_total sink=main": 3}),
+    (SpillChanged(working=False, reason="the disk is full"), {"sark_spill_failing": 1}),
+    (SpillFileSetAside("/x.corrupt", "malformed"), {"sark_spill_files_set_aside_total": 1}),
     (
         Forwarded("splunk", 10, 5000, 0.5),
         {
@@ -292,6 +294,8 @@ def test_counts_add_up() -> None:
         ScriptLoaded("state", "marked"),
         SigningKeysChanged("marked", 1),
         SigningKeysRefused("marked"),
+        SpillChanged(working=False, reason="marked"),
+        SpillFileSetAside("marked", "marked"),
         IssuerUnavailable("idp", "marked", usable=False),
         Warmed(0, 0, 0, 0, 0, seconds=0.5, reason="marked"),
         ForwardFailed("main", "unavailable", "marked", 1.0),
