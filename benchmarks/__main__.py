@@ -36,6 +36,7 @@ from benchmarks.peers.client import (
 from benchmarks.report import console, goals_table, phase_table, study_table
 from benchmarks.results import Result, goals, reduce, write
 from benchmarks.study import Study
+from benchmarks.study_audit import audit_study
 from benchmarks.study_invalidation import invalidation_study
 from benchmarks.study_limits import limits_study
 from benchmarks.study_memory import compression_study, memory_study
@@ -88,6 +89,7 @@ FULL = Plan(
         stampede_study(10),
         session_study(20_000, 2000),
         limits_study(20, 100),
+        audit_study(40, 200),
     ),
 )
 QUICK = Plan(
@@ -103,6 +105,7 @@ QUICK = Plan(
         stampede_study(2),
         session_study(1000, 50),
         limits_study(2, 50),
+        audit_study(3, 50),
     ),
 )
 

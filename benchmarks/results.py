@@ -50,6 +50,7 @@ SESSION_BYTES = 800.0
 ENFORCED_P50_MS, ENFORCED_P99_MS, ENFORCED_BOUND_MS = 2.0, 50.0, 250.0
 GET_P95_US = 1000.0
 SET_P95_US = 2000.0
+LEASED_PER_SECOND = 100_000.0
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -165,6 +166,7 @@ def goals(rows: Sequence[Result]) -> list[Goal]:
         *_session_goals(rows),
         *_study_goals(rows),
         *_limit_goals(rows),
+        *_audit_goals(rows),
     ]
 
 
@@ -314,6 +316,37 @@ def _limit_goals(rows: Sequence[Result]) -> list[Goal]:
             (f"{check}, gcra", "throttled-py, gcra", 4.0),
             (f"{check}, gcra", "pyrate-limiter", 4.0),
         )
+    ]
+
+
+def _audit_goals(rows: Sequence[Result]) -> list[Goal]:
+    push = "driver RPUSH"
+    rates = [
+        Goal(
+            f"append{many}: calls/s at least {least} times those of {push}",
+            _ratio(rows, f"append{many}", f"{push}{many}", RATE_METRIC),
+            least,
+            "x",
+            at_least=True,
+        )
+        for many, least in ((", 50 callers", 3.5), (", 500 callers", 5.5))
+    ]
+    waits = [
+        Goal(
+            f"append{many}: p95 at most {most} times that of {push}",
+            _ratio(rows, f"append{many}", f"{push}{many}", "p95"),
+            most,
+            "x",
+        )
+        for many, most in (("", 1.25), (", 50 callers", 0.5))
+    ]
+    lease = "lease of 1000, acknowledged"
+    leased = _value(rows, lease, "events_per_second")
+    least = LEASED_PER_SECOND
+    return [
+        *rates,
+        *waits,
+        Goal(f"{lease}: at least {least:,.0f} events/s", leased, least, "1/s", at_least=True),
     ]
 
 
