@@ -80,6 +80,9 @@ class Replay:
         """Send one batch of each sink from each file; tells whether any was taken whole."""
         moved = False
         files = self._spill.files
+        waiting = {sink for held in files.held for sink in +held.file.waiting}
+        # What was forgotten or dropped meanwhile is not waited for.
+        self._pauses = {sink: p for sink, p in self._pauses.items() if sink in waiting}
         for held in files.held:
             for sink in [*+held.file.waiting]:
                 if sink in self._sinks and self._is_due(sink):
