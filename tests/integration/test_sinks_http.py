@@ -93,13 +93,15 @@ async def test_the_largest_batch_for_splunk_is_within_what_it_recommends(format_
     long = "x" * 256
     options = f"?format={format_}&host={long}&source={long}&sourcetype={long}&index={long[:80]}"
     body = b'{"x":1}' if format_ == "ocsf" else b'"' * 7
-    async with HecStub() as receiver:
-        async with opened_sink(receiver.address("splunk+http", options), TOKEN) as sink:
-            limits = sink.limits
-            size = limits.bytes // limits.events
-            assert size > len(body)
-            filled = Entry("x", 1.7e9, body[:1] + body[1:-1].ljust(size - 2) + body[-1:])
-            assert await sink.send([filled] * limits.events) == Delivered()
+    async with (
+        HecStub() as receiver,
+        opened_sink(receiver.address("splunk+http", options), TOKEN) as sink,
+    ):
+        limits = sink.limits
+        size = limits.bytes // limits.events
+        assert size > len(body)
+        filled = Entry("x", 1.7e9, body[:1] + body[1:-1].ljust(size - 2) + body[-1:])
+        assert await sink.send([filled] * limits.events) == Delivered()
     assert len(receiver.requests[0].body) <= 1_000_000
 
 
