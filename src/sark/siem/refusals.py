@@ -19,11 +19,11 @@ import msgspec
 
 from sark.errors import AuditError, QueueFullError, StoreError, StoreUnavailableError
 from sark.events import AuditRefused, AuditSpilled
+from sark.siem.appending import APPEND_FRAGMENTS
 from sark.siem.bounds import QueueBounds
 from sark.siem.event import AuditEvent, ClosingEvent, encode_event, iso, new_event_id, now
 from sark.siem.handover import queue_full
 from sark.siem.local_refusals import LocalRefusals
-from sark.siem.queue import APPEND_FRAGMENTS
 from sark.siem.spilling import SpillRow, SpillStore, next_key
 from sark.store import Argument, Store, load_script
 
