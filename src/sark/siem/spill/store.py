@@ -224,6 +224,10 @@ class Spill:
                 # An error of its own for each: exceptions collect the traceback of who raises them.
                 self._settle(group, [AuditError(str(error)) for _ in group])
                 continue
+            except Exception as error:
+                # A mistake of the program: it ends this task, and nobody waits for ever.
+                self._settle(group, [AuditError(f"not spilled: {error}") for _ in group])
+                raise
             self._settle(group, [None if kept else self._full() for kept in written.kept])
             if written.dropped:
                 self._hub.emit(AuditDropped(written.dropped.total()))
