@@ -42,6 +42,11 @@ ROUTES = {
     "/v1/limits/show": {"post"},
     "/v1/limits/reset": {"post"},
     "/v1/limits/reload": {"post"},
+    "/v1/breakers": {"get"},
+    "/v1/breakers/{name}": {"get"},
+    "/v1/breakers/{name}/force-open": {"post"},
+    "/v1/breakers/{name}/force-closed": {"post"},
+    "/v1/breakers/{name}/reset": {"post"},
     "/v1/cache/warm": {"post"},
 }
 AUTHORIZE_STATUSES = {"200", "400", "401", "403", "413", "415", "422", "429", "503"}
