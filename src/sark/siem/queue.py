@@ -20,7 +20,7 @@ from sark.errors import AuditError, QueueFullError
 from sark.events import AuditRefused, AuditSpilled
 from sark.siem.appending import MAX_GROUP_EVENTS, Appender
 from sark.siem.bounds import QueueBounds
-from sark.siem.event import AuditEvent, encode_event
+from sark.siem.event import AuditEvent, Encode, encode_event
 from sark.siem.handover import Left, queue_full, refusal_of, rows_of
 from sark.siem.late_copies import LateCopy, forget_copies, spill_copies
 from sark.siem.queue_status import QueueStatus, read_queues
@@ -56,6 +56,7 @@ class EventQueue:
         replicas: How many have to acknowledge each group.
         spill: Takes what the queues do not; without it such events are refused.
         overflow: What a full queue does where there is no spill store: refuse, or drop the oldest.
+        encode: Writes the events: what it redacts and cuts off reaches neither Valkey nor a disk.
     """
 
     def __init__(
@@ -68,8 +69,10 @@ class EventQueue:
         replicas: int = 0,
         spill: SpillStore | None = None,
         overflow: Overflow = "refuse",
+        encode: Encode = encode_event,
     ) -> None:
         self._store = store
+        self.encode = encode
         self.sinks = tuple(sinks)
         self.bounds = bounds
         self.spill = spill
@@ -106,7 +109,7 @@ class EventQueue:
                 get it all the same.
             AuditError: It was not accepted in time, and the spill store has not got it either.
         """
-        await self.append_encoded(encode_event(event), deadline=deadline)
+        await self.append_encoded(self.encode(event), deadline=deadline)
 
     async def append_encoded(self, event: bytes, *, deadline: float) -> None:
         """Append an event that is JSON already; else as ``append``."""
@@ -125,7 +128,7 @@ class EventQueue:
             QueueFullError: Not all of them found room; the first of them may be in the queue.
             AuditError: Not all of them were accepted in time.
         """
-        encoded = [encode_event(event) for event in events]
+        encoded = [self.encode(event) for event in events]
         waiters = [self._enqueue(event, deadline) for event in encoded]
         outcomes = await asyncio.gather(*waiters, return_exceptions=True)
         late = [
