@@ -34,6 +34,7 @@ def conflicts(settings: Settings) -> list[str]:
         *_opa_certificate(settings),
         *_ttl_order(settings),
         *_sink_tokens(settings),
+        *_event_size(settings),
     ]
 
 
@@ -188,3 +189,12 @@ def _sink_tokens(settings: Settings) -> list[str]:
         for name in settings.siem_tokens or ()
         if name not in names
     ]
+
+
+def _event_size(settings: Settings) -> list[str]:
+    """An event that no queue can ever take would keep all behind it in the spill store."""
+    size, bound = settings.siem_event_bytes, settings.siem_max_bytes
+    if size <= bound:
+        return []
+    got = f"SARK_SIEM_EVENT_BYTES: got {size}"
+    return [f"{got}, expected at most SARK_SIEM_MAX_BYTES, which is {bound} (bytes)"]
