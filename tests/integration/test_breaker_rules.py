@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from sark.breaker import BreakerConfig, Outcome
 from sark.breaker import rules as python
+from sark.breaker.state import BreakerState
 from tests.support.breakers import SECOND, START, Clocked, tally_of
 from tests.support.servers import ValkeyServer
 
@@ -39,7 +40,7 @@ class BothRules(RuleBasedStateMachine):
         self.client.flushdb()
         self.lua = Clocked(self.client, "billing", self.config)
         self.now = START
-        self.python = python.BreakerState(since=START)
+        self.python = BreakerState(since=START)
         self.seen = self.lua.report(START, 0, "", "", 0.0)
         self.periods, self.tokens = [0], [0]
 
