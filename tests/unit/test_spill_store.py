@@ -331,3 +331,11 @@ async def test_broken_totals_keep_nobody_from_removing_files(tmp_path: Path) -> 
         assert spill.files.held == []
     assert names_in(tmp_path) == ["totals.db", "totals.db.corrupt"]
     assert [change.working for change in changes] == [False, True]
+
+
+async def test_a_closed_store_takes_nothing(tmp_path: Path) -> None:
+    async with open_spill(tmp_path) as spill:
+        await spill.put(rows_of(b"1"))
+    with pytest.raises(AuditError, match="closed"):
+        await spill.put(rows_of(b"2"))
+    assert stored(tmp_path) == [(MAIN, b"1")]
