@@ -479,3 +479,11 @@ async def test_an_idle_forwarder_asks_seldom(
             await asyncio.sleep(1.0)
             after = client.info("commandstats")["cmdstat_evalsha"]["calls"]
     assert after - before <= 11
+
+
+async def test_what_is_no_event_does_not_hide_the_account(store: Store) -> None:
+    queue = EventQueue(store, ("main",), BOUNDS, flush_timeout=PATIENCE_SECONDS)
+    await put(queue, "main", [b"{"])
+    await queue.close()
+    status = await closed_account(queue_of(store))
+    assert (status.queued.events, status.oldest_seconds) == (1, None)

@@ -159,8 +159,8 @@ def send_test(
 async def _tail(sink: str, count: int, *, follow: bool, service: str | None) -> None:
     require_text("SINK", sink)
     async with source_of(load(), service) as source:
-        seen = await source.read(sink, "newest", count)
-        _print_lines(seen)
+        seen = await source.read(sink, "newest", MAX_AT_ONCE if follow else count)
+        _print_lines(seen[-count:])
         while follow:
             await asyncio.sleep(FOLLOW_SECONDS)
             found = await source.read(sink, "newest", MAX_AT_ONCE)
