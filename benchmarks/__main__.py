@@ -38,6 +38,7 @@ from benchmarks.results import Result, goals, reduce, write
 from benchmarks.study import Study
 from benchmarks.study_audit import audit_study
 from benchmarks.study_breaker import breaker_study
+from benchmarks.study_forwarding import forwarding_study
 from benchmarks.study_invalidation import invalidation_study
 from benchmarks.study_limits import limits_study
 from benchmarks.study_memory import compression_study, memory_study
@@ -91,6 +92,7 @@ FULL = Plan(
         session_study(20_000, 2000),
         limits_study(20, 100),
         audit_study(40, 200),
+        forwarding_study(5, 50_000),
         breaker_study(20, 1000),
     ),
 )
@@ -108,6 +110,7 @@ QUICK = Plan(
         session_study(1000, 50),
         limits_study(2, 50),
         audit_study(3, 50),
+        forwarding_study(1, 5000),
         breaker_study(2, 100),
     ),
 )

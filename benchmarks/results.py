@@ -33,6 +33,8 @@ from benchmarks.measure import Sample, percentile, ratios
 __all__ = [
     "BREAKER_CLOSED",
     "BREAKER_HALF_OPEN",
+    "FORWARD_REAL",
+    "FORWARD_STAND_IN",
     "SLOWEST_METRIC",
     "TRIPS_METRIC",
     "Goal",
@@ -43,6 +45,8 @@ __all__ = [
     "write",
 ]
 
+FORWARD_REAL = "forwarding to a Splunk collector (Tenzir)"
+FORWARD_STAND_IN = "forwarding to a stand-in of one"
 METRICS = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
 LATENCY_UNIT = "us"
 RATE_METRIC, RATE_UNIT = "requests_per_second", "1/s"
@@ -65,6 +69,7 @@ GUARDED_US = 5.0
 GET_P95_US = 1000.0
 SET_P95_US = 2000.0
 LEASED_PER_SECOND = 100_000.0
+FORWARDED_PER_SECOND = 20_000.0
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -181,6 +186,7 @@ def goals(rows: Sequence[Result]) -> list[Goal]:
         *_study_goals(rows),
         *_limit_goals(rows),
         *_audit_goals(rows),
+        *_forwarding_goals(rows),
         *_breaker_goals(rows),
     ]
 
@@ -334,6 +340,16 @@ def _limit_goals(rows: Sequence[Result]) -> list[Goal]:
     ]
 
 
+def _breaker_goals(rows: Sequence[Result]) -> list[Goal]:
+    closed, half_open = BREAKER_CLOSED, BREAKER_HALF_OPEN
+    most = f"{closed}: p50 at most {GUARDED_US:g} us"
+    return [
+        Goal(most, _value(rows, closed, "p50"), GUARDED_US, LATENCY_UNIT),
+        Goal(f"{closed}: no round trip", _value(rows, closed, TRIPS_METRIC), 0, "1"),
+        Goal(f"{half_open}: 1 round trip", _value(rows, half_open, TRIPS_METRIC), 1, "1"),
+    ]
+
+
 def _audit_goals(rows: Sequence[Result]) -> list[Goal]:
     push = "driver RPUSH"
     rates = [
@@ -365,13 +381,17 @@ def _audit_goals(rows: Sequence[Result]) -> list[Goal]:
     ]
 
 
-def _breaker_goals(rows: Sequence[Result]) -> list[Goal]:
-    closed, half_open = BREAKER_CLOSED, BREAKER_HALF_OPEN
-    most = f"{closed}: p50 at most {GUARDED_US:g} us"
+def _forwarding_goals(rows: Sequence[Result]) -> list[Goal]:
+    least = FORWARDED_PER_SECOND
     return [
-        Goal(most, _value(rows, closed, "p50"), GUARDED_US, LATENCY_UNIT),
-        Goal(f"{closed}: no round trip", _value(rows, closed, TRIPS_METRIC), 0, "1"),
-        Goal(f"{half_open}: 1 round trip", _value(rows, half_open, TRIPS_METRIC), 1, "1"),
+        Goal(
+            f"{case}: at least {least:,.0f} events/s of 1 KB",
+            _value(rows, f"{case}, sark", "events_per_second"),
+            least,
+            "1/s",
+            at_least=True,
+        )
+        for case in (FORWARD_REAL, FORWARD_STAND_IN)
     ]
 
 

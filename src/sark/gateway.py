@@ -162,7 +162,9 @@ class Gateway:
         self.policies = tuple(policies)
         self.decisions = decisions
         self.queue = queue
-        self.refusals = Refusals(store, queue.sinks, queue.bounds, spill=queue.spill)
+        self.refusals = Refusals(
+            store, queue.sinks, queue.bounds, spill=queue.spill, encode=queue.encode
+        )
         self.limiter = limiter
         self.budget = budget
         self.late = LateEvents(queue, store.hub)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.polling import until
+from tests.support.service import CHECKOUT
 from tests.support.spills import MAIN, Taker, assert_account_closes, open_spill, replaying, stored
 
 KILLS = 6
@@ -18,7 +19,7 @@ KILLS = 6
 def run_and_kill(folder: Path, sync: str, after: int) -> tuple[set[bytes], set[bytes]]:
     """Let it acknowledge so many events, kill it, and tell what it put and what was taken."""
     command = [sys.executable, "-m", "tests.support.spiller", str(folder), sync]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=CHECKOUT) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(after)]
         process.kill()

@@ -61,6 +61,8 @@ CASES = WITH_RATE | {
 
 
 STUDIES = {
+    "guarded call, closed": {"p50", "p95", "round_trips"},
+    "admission of a probe, half-open": {"p50", "p95", "round_trips"},
     "200-byte decision, compact key": {"bytes"},
     "reason of 512 bytes, zstd": {"bytes", "encode", "decode"},
     "revoked to enforced, 1 process": {
@@ -108,13 +110,15 @@ def test_a_quick_run_reports_every_case(tmp_path: Path) -> None:
     for row in rows:
         assert row["unit"] in UNITS
         assert math.isfinite(row["value"])
-        assert row["value"] > 0
+        assert row["value"] > 0 or row["metric"] == "round_trips"
         assert (row["baseline"] is None) == (row["ratio"] is None)
         assert row["baseline"] is None or row["baseline"] in cases
     # These don't depend on how fast the machine is.
     figures = {(row["case"], row["metric"]): row["value"] for row in rows}
     assert figures["user's invalidation among 2,000", "round_trips"] == 1
     assert figures["stampede of 1,000 tasks", "evaluations"] == 1
+    assert figures["guarded call, closed", "round_trips"] == 0
+    assert figures["admission of a probe, half-open", "round_trips"] == 1
 
 
 def test_only_some_cases(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -225,6 +225,15 @@ async def test_guards_may_be_nested_and_run_side_by_side(server: ValkeyServer) -
 
         await asyncio.gather(*(call(number) for number in range(50)))
         assert breaker.snapshot().state == "closed"
+
+
+async def test_a_block_that_is_left_in_another_task_breaks_nothing(server: ValkeyServer) -> None:
+    async with open_breaker(server) as (breaker, _):
+        stack = AsyncExitStack()
+        await asyncio.create_task(stack.enter_async_context(breaker))
+        await asyncio.create_task(stack.aclose())
+        async with breaker as permit:
+            assert permit.outer is None
 
 
 async def test_a_cancelled_probe_makes_room_for_the_next(server: ValkeyServer) -> None:

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from sark.breaker import BreakerConfig, Outcome
 from sark.breaker import rules as python
+from sark.breaker.state import BreakerState
 from tests.support.breakers import SECOND, START, Clocked, tally_of
 from tests.support.servers import ValkeyServer
 
@@ -22,7 +23,7 @@ CONFIGS = (
     BreakerConfig(failures=4, probes=3, open_seconds=2, open_cap=5, probe_lease=4),
     BreakerConfig(failures=0, failure_rate=0.5, window_seconds=5, minimum_calls=4, successes=2),
     BreakerConfig(
-        failures=50, slow_rate=0.3, slow_seconds=1, window_seconds=0.5, minimum_calls=3, probes=2
+        failures=50, slow_rate=0.5, slow_seconds=1, window_seconds=0.5, minimum_calls=3, probes=2
     ),
 )
 
@@ -39,7 +40,7 @@ class BothRules(RuleBasedStateMachine):
         self.client.flushdb()
         self.lua = Clocked(self.client, "billing", self.config)
         self.now = START
-        self.python = python.BreakerState(since=START)
+        self.python = BreakerState(since=START)
         self.seen = self.lua.report(START, 0, "", "", 0.0)
         self.periods, self.tokens = [0], [0]
 
@@ -47,12 +48,43 @@ class BothRules(RuleBasedStateMachine):
     def wait(self, micros: int) -> None:
         self.now += micros
 
+    @rule()
+    def wait_until_a_call_may_run(self) -> None:
+        self.now += self.seen.retry
+
+    @rule()
+    def open(self) -> None:
+        """Fail as often as it takes; time and again, so that it stays open for longer."""
+        for _ in range(3):
+            self._report("x" * max(self.config.failures, 4), 0, "x", 0.5)
+            self.now += self.seen.retry
+            self._admit()
+            self._conclude(0, "failed", "y", 0.25)
+            self._compare()
+
+    @rule(succeeded=st.integers(0, 2), to_the_end=st.booleans())
+    def take_all_places(self, succeeded: int, to_the_end: bool) -> None:
+        """Run as many probes as there may be, end some, and try again at once or in time."""
+        self.now += self.seen.retry
+        for _ in range(self.config.probes):
+            self._admit()
+        for number in range(succeeded):
+            self._conclude(number, "succeeded", "", 0.0)
+        self._admit()
+        if to_the_end:
+            self._compare()
+            self.now += self.seen.retry
+            self._admit()
+
     @rule(micros=st.integers(0, 10 * SECOND))
     def clock_steps_back(self, micros: int) -> None:
         self.now -= micros
 
     @rule(results=st.text(".xs", max_size=8), late=st.integers(0, 2), reason=REASONS, jitter=JITTER)
     def report(self, results: str, late: int, reason: str, jitter: float) -> None:
+        self._report(results, late, reason, jitter)
+
+    def _report(self, results: str, late: int, reason: str, jitter: float) -> None:
         period = self.periods[-1 - late % len(self.periods)]
         tally = tally_of(results)
         self.seen = self.lua.report(self.now, period, results, reason, jitter)
@@ -68,6 +100,9 @@ class BothRules(RuleBasedStateMachine):
 
     @rule()
     def admit(self) -> None:
+        self._admit()
+
+    def _admit(self) -> None:
         granted, self.seen = self.lua.admit(self.now)
         assert granted == python.admit(self.python, self.config, self.now)
         if granted > 0:
@@ -81,6 +116,9 @@ class BothRules(RuleBasedStateMachine):
         jitter=JITTER,
     )
     def conclude(self, late: int, outcome: str, reason: str, jitter: float) -> None:
+        self._conclude(late, outcome, reason, jitter)
+
+    def _conclude(self, late: int, outcome: str, reason: str, jitter: float) -> None:
         token, how = self.tokens[-1 - late % len(self.tokens)], cast("Outcome", outcome)
         self.seen = self.lua.conclude(self.now, token, how, reason, jitter)
         python.advance(self.python, self.now)
@@ -107,8 +145,11 @@ class BothRules(RuleBasedStateMachine):
 
     @invariant()
     def they_agree(self) -> None:
+        self._compare()
+
+    def _compare(self) -> None:
         # Time passes for Python only when it is asked; for the server, in every script.
-        seen = self.lua.report(self.now, 0, "", "", 0.0)
+        seen = self.seen = self.lua.report(self.now, 0, "", "", 0.0)
         python.advance(self.python, self.now)
         assert seen == python.view(self.python, self.config, self.now)
         if seen.period != self.periods[-1]:
@@ -140,7 +181,7 @@ def test_the_server_and_python_agree(server: ValkeyServer, number: int) -> None:
     run_state_machine_as_test(
         BothRules,
         settings=settings(
-            max_examples=25,
+            max_examples=15,
             stateful_step_count=30,
             suppress_health_check=[HealthCheck.too_slow],
         ),

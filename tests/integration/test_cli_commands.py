@@ -176,10 +176,10 @@ def test_the_demo_tells_what_happened(tmp_path: Path, temporary: Path) -> None:
     allowed = int(figures["allowed"].split()[0])
     assert allowed + int(figures["denied"]) == 400
     assert figures["rate limited"] == "0"
-    assert figures["audit queue"] == "400 events"
+    assert figures["audit events"] == "400 accepted, 400 forwarded to a file"
     reasons = [int(count) for _, count in re.findall(r"│ ([^│]+?) +│ ([\d,]+) +│", ended.stdout)]
     assert sum(reasons) >= int(figures["denied"])
-    assert "Drained 400 audit events" in ended.stdout
+    assert "Nothing is left behind." in ended.stdout
     assert valkey_servers_in(temporary) == []
     assert list(temporary.iterdir()) == []
     assert not (tmp_path / "data").exists()

@@ -182,7 +182,7 @@ def test_with_valkey_url_no_service_has_to_run(server: ValkeyServer, tmp_path: P
     assert recorded[0] == (ids[0], "by admin")
     assert {*recorded} == {(each, "by admin") for each in ids[:4]}
     # A full queue doesn't keep a session alive, and isn't passed over.
-    code, out, err = run("revoke", "ann", "--all", SARK_SIEM_MAX_EVENTS=1)
+    code, out, err = run("revoke", "ann", "--all", SARK_SIEM_MAX_EVENTS=1, SARK_SPILL_MAX_BYTES=0)
     assert (code, out) == (1, "")
     assert err.startswith("sark: the sessions have ended, which is not recorded: the audit queue")
     assert run("list", "ann") == (0, "no sessions\n", "")

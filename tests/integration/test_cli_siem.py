@@ -11,9 +11,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from sark.cli.siem import _tail
 from sark.siem.leases import Bad
 from tests.support.forwarders import closed_account, fill, queue_of
 from tests.support.gateways import open_store
+from tests.support.polling import until
 from tests.support.servers import ValkeyServer
 from tests.support.service import SarkService, assert_problem, call_sark, http_client
 
@@ -225,3 +227,27 @@ async def test_what_is_no_json_is_shown_as_text(service: SarkService) -> None:
     finally:
         with service.valkey() as client:
             client.rpop("siem:failed_events")
+
+
+async def test_a_queue_is_followed(
+    server: ValkeyServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("VALKEY_URL", server.url)
+    monkeypatch.setenv("SARK_DATA_DIR", str(tmp_path))
+    shown: list[str] = []
+
+    def has_shown(ids: list[str]) -> bool:
+        shown.extend(ids_in(capsys.readouterr().out))
+        return shown == ids
+
+    async with open_store(server.url) as store:
+        ids = await fill(store, 3)
+        following = asyncio.create_task(_tail("main", 2, follow=True, service=None))
+        await until(lambda: has_shown(ids[1:]), within=10, what="the newest are shown")
+        ids += await fill(store, 4)
+        await until(lambda: has_shown(ids[1:]), within=10, what="those that came are shown")
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)

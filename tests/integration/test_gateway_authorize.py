@@ -158,7 +158,7 @@ async def test_a_hit_costs_two_round_trips(server: ValkeyServer) -> None:
             # of the windows, and when an evaluation would begin
             "time": 1,
             # append to the queue and book it
-            "llen": 1, "hget": 1, "rpush": 1, "hincrby": 2,
+            "llen": 1, "hmget": 1, "rpush": 1, "hset": 1,
         }  # fmt: skip
 
 

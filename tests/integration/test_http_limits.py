@@ -183,7 +183,7 @@ async def test_limits_can_be_off(service: SarkService, tmp_path: Any) -> None:
 
 
 async def test_a_full_queue_refuses_without_answering(tmp_path: Any) -> None:
-    with SarkService(tmp_path, SARK_SIEM_MAX_EVENTS=3) as service:
+    with SarkService(tmp_path, SARK_SIEM_MAX_EVENTS=3, SARK_SPILL_MAX_BYTES=0) as service:
         async with http_client(service) as http:
             answers = await statuses(http, [request() for _ in range(10)])
             assert Counter(status for status, _ in answers) == {200: 3, 503: 7}

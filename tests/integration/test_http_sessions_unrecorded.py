@@ -14,7 +14,11 @@ async def test_a_full_queue_refuses_logins_and_lets_sessions_end(tmp_path: Path)
         return {(event["resource"], event["reason"]) for event in service.events()}
 
     with SarkService(
-        tmp_path, SARK_SERVICE_TOKEN=SERVICE_TOKEN, SARK_SIEM_MAX_EVENTS=3, SARK_REFRESH_GRACE=0
+        tmp_path,
+        SARK_SERVICE_TOKEN=SERVICE_TOKEN,
+        SARK_SIEM_MAX_EVENTS=3,
+        SARK_REFRESH_GRACE=0,
+        SARK_SPILL_MAX_BYTES=0,
     ) as service:
         async with http_client(service) as http:
             leaver, managed, copied = [await issue(http, name) for name in ("a", "b", "c")]

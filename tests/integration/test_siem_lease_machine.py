@@ -338,7 +338,7 @@ def test_no_interleaving_loses_or_reorders_an_event(server: ValkeyServer) -> Non
     run_state_machine_as_test(
         Leasing,
         settings=settings(
-            max_examples=40,
+            max_examples=25,
             stateful_step_count=40,
             suppress_health_check=[HealthCheck.too_slow],
         ),

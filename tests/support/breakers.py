@@ -9,8 +9,8 @@ from typing import Any, Literal
 import valkey
 
 from sark.breaker import Breaker, BreakerConfig, Outcome
-from sark.breaker.rules import View
 from sark.breaker.shared import RULE_FRAGMENTS, Ended, Results, config_arguments, view_of
+from sark.breaker.state import View
 from sark.breaker.tally import Tally
 from sark.events import BreakerChanged, Hub
 from sark.keyspace import Keyspace

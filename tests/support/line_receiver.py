@@ -31,7 +31,7 @@ Answer = Callable[[list[str]], Awaitable[int] | int]
 
 
 class Receiver:
-    """Takes lines of JSON at ``/``.
+    """Takes lines of JSON at ``/``. 202 takes them and asks to slow down, 207 takes the first.
 
     Attributes:
         url: Where it is.
@@ -66,10 +66,14 @@ class Receiver:
         status = self.answer(ids)
         if not isinstance(status, int):
             status = await status
-        if status == 200 and self.bad & set(ids):
+        if status in {200, 202} and self.bad & set(ids):
             status = 400
-        if status == 200:
+        if status == 207 and ids[0] in self.bad:
+            status = 503
+        if status in {200, 202}:
             self.batches.append(ids)
+        if status == 207:
+            self.batches.append(ids[:1])
         return web.Response(status=status, text="told by the test")
 
 

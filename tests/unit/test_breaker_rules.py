@@ -12,7 +12,6 @@ from sark.breaker import BreakerConfig, Outcome
 from sark.breaker.rules import (
     PASSED,
     REFUSED,
-    BreakerState,
     admit,
     advance,
     conclude,
@@ -21,6 +20,7 @@ from sark.breaker.rules import (
     reset,
     view,
 )
+from sark.breaker.state import BreakerState
 from sark.breaker.tally import Tally
 from sark.errors import ConfigurationError
 from tests.support.breakers import SECOND, START, tally_of

@@ -35,6 +35,8 @@ from sark.events import (
     SigningKeysChanged,
     SigningKeysRefused,
     SinkPaused,
+    SpillChanged,
+    SpillFileSetAside,
 )
 from sark.ops import quiet
 from sark.ops.logs import REMEDIES, configure_logs, report_events
@@ -299,6 +301,21 @@ def test_quiet_lets_rare_reports_through(clock: Clock) -> None:
             AuditSpilled("main", 3, "unavailable"),
             "warning",
             {"event": "audit events spilled to disk", "sink": "main", "reason": "unavailable"},
+        ),
+        (
+            SpillChanged(working=False, reason="no space left on device"),
+            "error",
+            {"event": "spill store failed", "reason": "no space left on device"},
+        ),
+        (
+            SpillChanged(working=True, reason=""),
+            "info",
+            {"event": "spill store works again"},
+        ),
+        (
+            SpillFileSetAside("a.corrupt", "not a database"),
+            "error",
+            {"event": "spill file cannot be read and was set aside", "path": "a.corrupt"},
         ),
         (
             AuditReplayed("main", 3),

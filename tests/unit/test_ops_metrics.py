@@ -55,6 +55,8 @@ from sark.events import (
     SigningKeysChanged,
     SigningKeysRefused,
     SinkPaused,
+    SpillChanged,
+    SpillFileSetAside,
     TokenRefreshed,
     Warmed,
 )
@@ -206,7 +208,11 @@ EXPECTED: list[tuple[Event, dict[str, float]]] = [
         AuditSpilled("main", 3, "late"),
         {"sark_siem_spilled_events_total reason=late sink=main": 3},
     ),
+    (SpillChanged(working=False, reason="x"), {"sark_spill_failing": 1}),
+    (SpillFileSetAside("x", "y"), {"sark_spill_files_set_aside_total": 1}),
     (AuditReplayed("main", 3), {"sark_siem_replayed_events_total sink=main": 3}),
+    (SpillChanged(working=False, reason="the disk is full"), {"sark_spill_failing": 1}),
+    (SpillFileSetAside("/x.corrupt", "malformed"), {"sark_spill_files_set_aside_total": 1}),
     (
         Forwarded("splunk", 10, 5000, 0.5),
         {
@@ -263,6 +269,7 @@ def test_every_event_is_counted() -> None:
         GuardChanged("state", is_open=False, reason=""),
         EvaluatorBreakerChanged("closed", ""),
         EvaluatorBreakerChanged("half_open", "x"),
+        SpillChanged(working=True, reason=""),
         SinkPaused("main", paused=False, kind="unauthorized", reason=""),
     ],
     ids=str,
@@ -287,6 +294,8 @@ def test_counts_add_up() -> None:
         ScriptLoaded("state", "marked"),
         SigningKeysChanged("marked", 1),
         SigningKeysRefused("marked"),
+        SpillChanged(working=False, reason="marked"),
+        SpillFileSetAside("marked", "marked"),
         IssuerUnavailable("idp", "marked", usable=False),
         Warmed(0, 0, 0, 0, 0, seconds=0.5, reason="marked"),
         ForwardFailed("main", "unavailable", "marked", 1.0),

@@ -798,6 +798,15 @@ def test_the_grace_is_shorter_than_the_access_token(grace: str) -> None:
     load({**life, "SARK_REFRESH_GRACE": "59"})
 
 
+def test_every_event_fits_in_an_empty_queue() -> None:
+    bound = {"SARK_SIEM_MAX_BYTES": "30000"}
+    assert refusal(bound) == (
+        "SARK_SIEM_EVENT_BYTES: got 32768, expected at most SARK_SIEM_MAX_BYTES, which is 30000 "
+        "(bytes)"
+    )
+    load({**bound, "SARK_SIEM_EVENT_BYTES": "30000"})
+
+
 def test_equal_ttls_are_in_order() -> None:
     load({"SARK_TTL_HIGH": "60", "SARK_TTL_MEDIUM": "60", "SARK_TTL_LOW": "60"})
 

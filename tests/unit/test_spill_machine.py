@@ -43,7 +43,7 @@ class SpillMachine(RuleBasedStateMachine):
         self.file = self.open()
         self.waiting: dict[str, list[Known]] = {sink: [] for sink in SINKS}
         self.ended: dict[str, Counter[str]] = {sink: Counter() for sink in SINKS}
-        self.batches: dict[str, Batch] = {}
+        self.batches: dict[str, tuple[Batch, list[bool]]] = {}
         self.numbers = count()
 
     def open(self) -> SpillFile:
@@ -103,22 +103,21 @@ class SpillMachine(RuleBasedStateMachine):
         assert {known.row.copy or known.may_be_sent for known in taken} == {batch.copies}
         assert len(taken) <= events
         assert len(taken) == 1 or sum(known.size for known in taken) <= size
+        self.batches[sink] = batch, [known.may_be_sent for known in taken]
         for known in taken:
             known.may_be_sent = True
-        self.batches[sink] = batch
 
     @rule(sink=sinks, share=st.floats(0, 1))
     def settle(self, sink: str, share: float) -> None:
-        batch = self.batches.pop(sink, None)
-        if batch is None:
+        if sink not in self.batches:
             return
+        batch, were_sent = self.batches.pop(sink)
         count = round(share * len(batch.events))
         self.file.settle(batch, count)
         rows = self.waiting[sink]
         self.end(sink, "replayed", rows[:count])
-        if not batch.copies:
-            for known in rows[count : len(batch.events)]:
-                known.may_be_sent = False
+        for known, was_sent in zip(rows[: len(were_sent)], were_sent, strict=True):
+            known.may_be_sent = was_sent
         del rows[:count]
 
     @rule(keys=st.sets(st.integers(0, 30)))

@@ -9,6 +9,7 @@ import pytest
 
 from sark.errors import StoreTimeoutError, StoreUnavailableError
 from sark.events import AuditReplayed, Hub
+from sark.siem.spill import Replay
 from tests.support.polling import until
 from tests.support.spills import (
     MAIN,
@@ -119,6 +120,26 @@ async def test_a_server_that_does_not_answer_is_asked_about_one_event(tmp_path: 
             await until(lambda: len(asked) >= 3, within=5, what="it was asked thrice")
     assert asked[0] == 10
     assert set(asked[1:]) == {1}
+
+
+async def test_a_sink_of_which_nothing_is_left_is_not_waited_for(tmp_path: Path) -> None:
+    taker = Taker()
+    taker.error = StoreUnavailableError("away")
+    async with open_spill(tmp_path) as spill:
+        replay = Replay(spill, taker, sinks=[MAIN], hub=Hub())
+        task = asyncio.create_task(replay.run())
+        rows = rows_of(b"1", copy=True)
+        await spill.put(rows)
+        await until(lambda: taker.calls > 1, within=5, what="it was tried again")
+
+        async def forgotten() -> bool:
+            await spill.forget([rows[0].key])
+            return not spill.waits(MAIN)
+
+        await until(forgotten, within=5, what="it is forgotten between two attempts")
+        await until(lambda: not replay._pauses, within=5, what="it pauses no longer")
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_what_may_have_been_sent_before_a_crash_is_a_copy(tmp_path: Path) -> None:

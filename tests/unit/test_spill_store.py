@@ -312,3 +312,30 @@ async def test_disk_space_is_given_back(tmp_path: Path) -> None:
         await spill.files.finish(held)
         assert path.stat().st_size < 2**20
         assert path.with_name(f"{path.name}-wal").stat().st_size == 0
+
+
+async def test_broken_totals_keep_nobody_from_removing_files(tmp_path: Path) -> None:
+    (tmp_path / "totals.db").write_bytes(b"no database" * 1000)
+    hub, changes = Hub(), list[SpillChanged]()
+    hub.on(SpillChanged, changes.append)
+    async with open_spill(tmp_path, hub=hub) as spill:
+        await spill.put(rows_of(b"1"))
+    async with open_spill(tmp_path, hub=hub) as spill:
+        (held,) = spill.files.held
+        batch = await spill.files.take(held, MAIN, events=1, size=100)
+        assert batch is not None
+        await spill.files.settle(held, batch, 1)
+        with pytest.raises(AuditError, match=r"totals\.db was set aside"):
+            await spill.files.finish(held)
+        await spill.files.finish(held)
+        assert spill.files.held == []
+    assert names_in(tmp_path) == ["totals.db", "totals.db.corrupt"]
+    assert [change.working for change in changes] == [False, True]
+
+
+async def test_a_closed_store_takes_nothing(tmp_path: Path) -> None:
+    async with open_spill(tmp_path) as spill:
+        await spill.put(rows_of(b"1"))
+    with pytest.raises(AuditError, match="closed"):
+        await spill.put(rows_of(b"2"))
+    assert stored(tmp_path) == [(MAIN, b"1")]

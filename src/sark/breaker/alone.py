@@ -6,8 +6,9 @@ from random import random
 from typing import Self
 
 from sark.breaker.config import BreakerConfig, Outcome
-from sark.breaker.rules import BreakerState, View, admit, advance, conclude, report, view
+from sark.breaker.rules import admit, advance, conclude, report, view
 from sark.breaker.snapshot import MICROSECONDS
+from sark.breaker.state import BreakerState, View
 from sark.breaker.tally import Tally
 
 __all__ = ["AloneState"]

@@ -19,9 +19,9 @@ from collections.abc import Callable
 
 from sark.breaker.alone import AloneState
 from sark.breaker.config import BreakerConfig, Outcome
-from sark.breaker.rules import View
 from sark.breaker.shared import MOST_ENDED, Ended, Results, SharedState
 from sark.breaker.standing import SYNC_SECONDS, Standing
+from sark.breaker.state import View
 from sark.breaker.tally import Tally
 from sark.errors import StoreError
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from sark.breaker.config import BUCKETS, BreakerConfig, Outcome
-from sark.breaker.rules import View
+from sark.breaker.state import View
 from sark.breaker.tally import Tally
 from sark.errors import StoreCommandError
 from sark.store import Argument, Store, load_script

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from sark.breaker.rules import View
+from sark.breaker.state import View
 
 __all__ = ["Mode", "Snapshot", "mode_of", "snapshot_of"]
 

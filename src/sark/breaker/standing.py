@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from math import inf
 
-from sark.breaker.rules import View
 from sark.breaker.snapshot import MICROSECONDS, Mode, Snapshot, mode_of, snapshot_of
+from sark.breaker.state import View
 
 __all__ = ["SYNC_SECONDS", "Standing"]
 

@@ -26,13 +26,17 @@ from sark.errors import (
     SessionError,
 )
 from sark.gateway import Request
+from sark.keyspace import MAIN_SINK
 from sark.runtime import Runtime, open_runtime
 from sark.settings import Settings, load
+from sark.siem import SinkStatus
 
 __all__ = ["demo"]
 
 SAMPLE_REQUESTS = Path("examples/requests.jsonl")
 PERCENTILES = (50, 95, 99)
+POLL_SECONDS = 0.05
+PATIENCE_SECONDS = 5.0
 
 
 Sample = tuple[str, Request]
@@ -61,14 +65,18 @@ def demo(
 ) -> None:
     """Drive the sample requests through a gateway on an embedded Valkey of its own.
 
-    Nothing else is touched: VALKEY_URL is ignored, the data live in a temporary directory, and the
-    audit queue is drained at the end.
+    Nothing else is touched: VALKEY_URL and SARK_SIEM_SINKS are ignored, and the data live in a
+    temporary directory, the file that the audit events are forwarded to among them.
     """
     sample = _read(requests) * repeat
     # Whoever ends it, its server and its directory are cleared away.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     with tempfile.TemporaryDirectory(prefix="sark-demo-") as directory:
-        ours = {"valkey_url": None, "valkey_state_url": None, "data_dir": Path(directory)}
+        ours = {
+            **dict.fromkeys(("valkey_url", "valkey_state_url", "siem_sinks", "siem_tokens")),
+            "spill_dir": None,
+            "data_dir": Path(directory),
+        }
         settings = load().model_copy(update=ours)
         uvloop.run(_demo(settings, sample, concurrency))
 
@@ -76,7 +84,7 @@ def demo(
 async def _demo(settings: Settings, sample: list[Sample], concurrency: int) -> None:
     console = Console()
     console.print("Starting an embedded Valkey and the embedded Rego engine ...")
-    async with open_runtime(settings, ephemeral=True) as runtime:
+    async with open_runtime(settings, ephemeral=True, forward=True) as runtime:
         tally = Tally()
         started = perf_counter()
         with _progress(console) as progress:
@@ -88,10 +96,21 @@ async def _demo(settings: Settings, sample: list[Sample], concurrency: int) -> N
             ]
             await asyncio.gather(*workers)
         elapsed = perf_counter() - started
-        queued = (await runtime.gateway.queue.status()).queued
-        _report(console, tally, elapsed, concurrency, queued)
-        drained = await runtime.gateway.queue.purge()
-        console.print(f"Drained {drained:,} audit events; nothing is left behind.")
+        status = await _forwarded(runtime)
+        _report(console, tally, elapsed, concurrency, status)
+    console.print("Nothing is left behind.")
+
+
+async def _forwarded(runtime: Runtime) -> SinkStatus:
+    """Wait until the audit events have been forwarded; gives up when none moves for long."""
+    queue = runtime.forwarding.queues[MAIN_SINK]
+    before, patience = await queue.status(), PATIENCE_SECONDS
+    while (before.queued.events or before.in_flight.events) and patience > 0:
+        await asyncio.sleep(POLL_SECONDS)
+        status = await queue.status()
+        moved = status.delivered != before.delivered
+        before, patience = status, PATIENCE_SECONDS if moved else patience - POLL_SECONDS
+    return before
 
 
 async def _worker(
@@ -115,7 +134,9 @@ async def _worker(
         advance()
 
 
-def _report(console: Console, tally: Tally, elapsed: float, concurrency: int, queued: int) -> None:
+def _report(
+    console: Console, tally: Tally, elapsed: float, concurrency: int, audited: SinkStatus
+) -> None:
     total, limited = len(tally.seconds), tally.limited.total()
     decided = total - limited
     rows = Table(title="What happened", show_header=False)
@@ -131,7 +152,10 @@ def _report(console: Console, tally: Tally, elapsed: float, concurrency: int, qu
     rows.add_row("denied", f"{tally.denials.total():,}")
     kinds = ", ".join(f"{kind} {count:,}" for kind, count in tally.limited.most_common())
     rows.add_row("rate limited", f"{limited:,}" + (f" ({kinds})" if kinds else ""))
-    rows.add_row("audit queue", f"{queued:,} events")
+    rows.add_row(
+        "audit events",
+        f"{audited.accepted.events:,} accepted, {audited.delivered.events:,} forwarded to a file",
+    )
     console.print(rows)
     if tally.denials:
         denials = Table("reason", "denials", title="Denials by reason")

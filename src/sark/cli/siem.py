@@ -21,6 +21,7 @@ from sark.settings import load
 __all__ = ["siem"]
 
 FOLLOW_SECONDS = 0.2
+READING_SECONDS = 0.6
 EXIT_REFUSED = 1
 
 siem = typer.Typer(
@@ -47,6 +48,10 @@ def status(service: ServiceOption = None, json_output: JsonOption = False) -> No
     async def ask() -> None:
         async with source_of(load(), service) as source:
             found = await source.status()
+            if any(each.account is not None and each.rates is None for each in found.sinks):
+                # Rates need two readings.
+                await asyncio.sleep(READING_SECONDS)
+                found = await source.status()
         if json_output:
             print_json(found)
         else:
@@ -154,8 +159,8 @@ def send_test(
 async def _tail(sink: str, count: int, *, follow: bool, service: str | None) -> None:
     require_text("SINK", sink)
     async with source_of(load(), service) as source:
-        seen = await source.read(sink, "newest", count)
-        _print_lines(seen)
+        seen = await source.read(sink, "newest", MAX_AT_ONCE if follow else count)
+        _print_lines(seen[-count:])
         while follow:
             await asyncio.sleep(FOLLOW_SECONDS)
             found = await source.read(sink, "newest", MAX_AT_ONCE)

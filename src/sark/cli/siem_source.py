@@ -12,7 +12,7 @@ from sark.cli.service_client import ServiceClient, admin_of
 from sark.errors import ConfigurationError, InvalidRequestError
 from sark.ops.sink_probe import SinkTest, as_documents, try_sink
 from sark.ops.sinks import Sinks, collect_sinks
-from sark.parts.forwarding import open_forwarding, sink_queues
+from sark.parts.forwarding import Forwarding, open_forwarding
 from sark.settings import Settings
 from sark.siem import SinkQueue
 from sark.siem.sinks.registry import plan_sinks
@@ -62,8 +62,12 @@ async def source_of(settings: Settings, address: str | None) -> AsyncIterator[Si
     if address is not None or topology is None:
         yield ServiceSource(admin_of(settings, address))
         return
-    async with Store(topology, settings) as store:
-        yield StoredSource(settings, store)
+    plans = plan_sinks(settings)
+    async with (
+        Store(topology, settings) as store,
+        open_forwarding(settings, store, plans, forward=False) as forwarding,
+    ):
+        yield StoredSource(forwarding)
 
 
 class ServiceSource:
@@ -105,16 +109,12 @@ class ServiceSource:
 class StoredSource:
     """Reads and writes Valkey; a test event is sent by this process."""
 
-    def __init__(self, settings: Settings, store: Store) -> None:
-        self._settings = settings
-        self._store = store
-        self._queues = sink_queues(settings, store)
+    def __init__(self, forwarding: Forwarding) -> None:
+        self._forwarding = forwarding
 
     async def status(self) -> Sinks:
         """See ``SiemSource``."""
-        plans = plan_sinks(self._settings)
-        async with open_forwarding(self._settings, self._store, plans, forward=False) as found:
-            return await collect_sinks(found, budget=VALKEY_SECONDS)
+        return await collect_sinks(self._forwarding, budget=VALKEY_SECONDS)
 
     async def read(self, sink: str, what: Listed, count: int) -> Sequence[msgspec.Raw]:
         """See ``SiemSource``."""
@@ -133,15 +133,15 @@ class StoredSource:
     async def test(self, sink: str) -> SinkTest:
         """See ``SiemSource``."""
         self._queue(sink)
-        plans = {plan.address.name: plan for plan in plan_sinks(self._settings)}
-        return await try_sink(plans[sink])
+        return await try_sink(self._forwarding.plans[sink])
 
     def _queue(self, sink: str) -> SinkQueue:
-        if sink not in self._queues:
-            known = ", ".join(self._queues)
+        queues = self._forwarding.queues
+        if sink not in queues:
+            known = ", ".join(queues)
             reason = f"got {sink[:64]!r}, expected one of: {known} (SARK_SIEM_SINKS)"
             raise InvalidRequestError("SINK", reason)
-        return self._queues[sink]
+        return queues[sink]
 
 
 def _checked(sink: str) -> str:

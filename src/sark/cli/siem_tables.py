@@ -10,6 +10,7 @@ from sark.ops.sink_probe import SinkTest
 from sark.ops.sinks import SinkReport, Sinks
 from sark.siem import Booked, SinkStatus
 from sark.siem.forwarder import ForwarderState
+from sark.siem.rates import Rates
 from sark.siem.spill import SpillStatus
 
 __all__ = ["print_sinks", "print_test"]
@@ -60,6 +61,8 @@ def _rows(report: SinkReport) -> dict[str, str]:
         **{name: _booked(account, line) for name, line in _ACCOUNT.items()},
         "account": UNKNOWN if account is None else "closes" if account.balanced else "DIFFERS",
         "oldest": _seconds(None if account is None else account.oldest_seconds),
+        "drains": _drains(report.rates),
+        "full in": _seconds(None if report.rates is None else report.rates.seconds_to_full),
         "workers": "" if account is None else f"{account.leases:,} leases",
         "spilled": _spill(report.spill),
         "breaker": report.breaker or "",
@@ -72,6 +75,14 @@ def _booked(account: SinkStatus | None, line: str) -> str:
         return UNKNOWN
     booked: Booked = getattr(account, line)
     return f"{booked.events:,}" + (f" ({_size(booked.bytes)})" if booked.events else "")
+
+
+def _drains(rates: Rates | None) -> str:
+    if rates is None:
+        return ""
+    empty = rates.seconds_to_empty
+    left = f", empty in {empty:,.0f} s" if empty else ""
+    return f"{rates.drain:,.1f}/s, {rates.inflow:,.1f}/s come in{left}"
 
 
 def _spill(spill: SpillStatus | None) -> str:

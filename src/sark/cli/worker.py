@@ -19,6 +19,7 @@ from sark.errors import ConfigurationError
 from sark.events import Forwarded, Hub
 from sark.ops.logs import configure_logs, report_events
 from sark.ops.worker_http import serve_metrics
+from sark.parts.background import background
 from sark.parts.forwarding import Forwarding, open_forwarding
 from sark.settings import Settings, load
 from sark.siem.sinks.registry import plan_sinks
@@ -115,5 +116,13 @@ async def _progress(hub: Hub, forwarding: Forwarding) -> AsyncIterator[None]:
         trouble = f"; waiting for {', '.join(ill)}" if ill else ""
         return Text(f"{events:,} events forwarded, {size / 2**20:,.1f} MiB{trouble}")
 
-    with Live(get_renderable=line, console=console, refresh_per_second=1 / PROGRESS_SECONDS):
-        yield
+    # Refreshed by our loop: its own thread would look at the forwarders in the middle of a step.
+    with Live(console=console, auto_refresh=False) as live:
+
+        async def refresh() -> None:
+            while True:
+                live.update(line(), refresh=True)
+                await asyncio.sleep(PROGRESS_SECONDS)
+
+        async with background(refresh(), "sark-progress"):
+            yield

@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from sark.errors import (
     AuditError,
+    BreakerOpen,
     InvalidRequestError,
     IssuerUnavailableError,
     LimitDeniedError,
@@ -145,7 +146,7 @@ def problem_of(error: SarkError) -> Problem:
             return _limited(error)
         case SessionError():
             return _refused_session(error)
-        case AuditError() | StoreError() | IssuerUnavailableError():
+        case AuditError() | StoreError() | IssuerUnavailableError() | BreakerOpen():
             return _unavailable(error)
         case _:
             return Problem("urn:sark:problem:internal", "Internal error", 500)
@@ -285,7 +286,9 @@ def _limited(error: LimitExceededError) -> Problem:
     )
 
 
-def _unavailable(error: AuditError | StoreError | IssuerUnavailableError) -> Problem:
+def _unavailable(
+    error: AuditError | StoreError | IssuerUnavailableError | BreakerOpen,
+) -> Problem:
     match error:
         case QueueFullError():
             kind, title = "audit-queue-full", "The audit queue is full"
@@ -293,6 +296,8 @@ def _unavailable(error: AuditError | StoreError | IssuerUnavailableError) -> Pro
             kind, title = "audit-unavailable", "The answer could not be recorded"
         case IssuerUnavailableError():
             kind, title = "issuer-unavailable", "The keys of the token's issuer are unavailable"
+        case BreakerOpen():
+            kind, title = "breaker-open", "What the request needs is down"
         case _:
             kind, title = "store-unavailable", "State is unavailable"
     seconds = getattr(error, "retry_after", 1.0)

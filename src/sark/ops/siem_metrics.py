@@ -20,7 +20,7 @@ from sark.events import (
 )
 from sark.ops.sinks import Sinks
 from sark.siem import SinkStatus
-from sark.siem.spill import SpillStatus
+from sark.siem.rates import Rates
 
 __all__ = ["ForwardingMetrics"]
 
@@ -36,7 +36,6 @@ _ACCOUNT = {
     "dropped": "dropped",
     "purged": "purged",
 }
-_SPILL = ("spilled", "waiting", "replayed", "dropped", "forgotten")
 
 
 class ForwardingMetrics:
@@ -136,19 +135,18 @@ class _Accounts:
         self._bytes = gauge("account_bytes", "A queue's account in bytes", "entry")
         self._oldest = gauge("oldest_seconds", "Age of the oldest event not yet delivered")
         self._leases = gauge("leases", "Workers that hold events")
-        self._spill_events = gauge("spill_events", "A spill store's account in events", "entry")
-        self._spill_bytes = gauge("spill_bytes", "A spill store's account in bytes", "entry")
+        self._drain = gauge("drain_events_per_second", "Events delivered or dead-lettered")
+        self._full = gauge("full_in_seconds", "Until the queue is full, if it goes on so")
 
     def show(self, found: Sinks) -> None:
-        for each in (self._events, self._bytes, self._oldest, self._leases):
-            each.clear()
-        for each in (self._spill_events, self._spill_bytes):
+        accounts = self._events, self._bytes, self._oldest, self._leases, self._drain, self._full
+        for each in accounts:
             each.clear()
         for report in found.sinks:
             if report.account is not None:
                 self._show_account(report.account)
-            if report.spill is not None:
-                self._show_spill(report.sink, report.spill)
+            if report.rates is not None:
+                self._show_rates(report.sink, report.rates)
 
     def _show_account(self, account: SinkStatus) -> None:
         for entry, line in _ACCOUNT.items():
@@ -158,7 +156,7 @@ class _Accounts:
         self._oldest.labels(account.sink).set(account.oldest_seconds or 0)
         self._leases.labels(account.sink).set(account.leases)
 
-    def _show_spill(self, sink: str, spill: SpillStatus) -> None:
-        for entry in _SPILL:
-            self._spill_events.labels(sink, entry).set(getattr(spill, entry))
-            self._spill_bytes.labels(sink, entry).set(getattr(spill, f"{entry}_bytes"))
+    def _show_rates(self, sink: str, rates: Rates) -> None:
+        self._drain.labels(sink).set(rates.drain)
+        if rates.seconds_to_full is not None:
+            self._full.labels(sink).set(rates.seconds_to_full)

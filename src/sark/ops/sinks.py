@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from time import monotonic
 
 import msgspec
 
@@ -11,6 +12,7 @@ from sark.errors import AuditError, StoreError
 from sark.parts.forwarding import Forwarding
 from sark.siem import SinkStatus
 from sark.siem.forwarder import ForwarderState
+from sark.siem.rates import Rates
 from sark.siem.spill import Spill, SpillStatus
 
 __all__ = ["SinkReport", "Sinks", "collect_sinks"]
@@ -24,6 +26,7 @@ class SinkReport(msgspec.Struct, frozen=True, kw_only=True):
         address: Where it sends.
         format: Form of what it sends.
         account: Where every event that was ever accepted is; None when Valkey does not answer.
+        rates: How fast its queue moves, since the reading before; None at the first.
         spill: Events that waited in this process's spill store; None where there is none.
         breaker: State of its circuit breaker; None where this process does not forward.
         forwarder: What this process's forwarder does; likewise.
@@ -33,6 +36,7 @@ class SinkReport(msgspec.Struct, frozen=True, kw_only=True):
     address: str
     format: str
     account: SinkStatus | None
+    rates: Rates | None = None
     spill: SpillStatus | None = None
     breaker: str | None = None
     forwarder: ForwarderState | None = None
@@ -85,6 +89,7 @@ def _report(
         address=str(plan.address).partition("=")[2],
         format=plan.format,
         account=account,
+        rates=None if account is None else forwarding.readings.rates(account, monotonic()),
         spill=None if spilled is None else spilled.get(name, SpillStatus()),
         breaker=None if breaker is None else breaker.snapshot().state,
         forwarder=None if forwarder is None else forwarder.state,

@@ -55,7 +55,7 @@ async def open_admission(
         stack.push_async_callback(late.close)
         admission = Admission(
             sessions,
-            refusals=Refusals(store, queue.sinks, queue.bounds, spill=spill),
+            refusals=Refusals(store, queue.sinks, queue.bounds, spill=spill, encode=queue.encode),
             queue=queue,
             late=late,
             limiter=limiter_of(settings, store, Rules(None)),

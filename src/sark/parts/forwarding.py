@@ -12,6 +12,7 @@ from sark.settings import Settings
 from sark.siem import QueueBounds, SinkQueue
 from sark.siem.formats import format_of
 from sark.siem.forwarder import Batching, Forwarder, encoder_of
+from sark.siem.readings import Readings
 from sark.siem.sinks.kind import SinkPlan
 from sark.siem.sinks.registry import make_sink
 from sark.store import Store
@@ -28,17 +29,19 @@ class Forwarding:
         queues: Its events.
         breakers: Its circuit breaker, where this process forwards.
         forwarders: What forwards its events, where this process does.
+        readings: The last reading of each account.
     """
 
     plans: Mapping[str, SinkPlan]
     queues: Mapping[str, SinkQueue]
     breakers: Mapping[str, Breaker]
     forwarders: Mapping[str, Forwarder]
+    readings: Readings
 
 
 def sink_queues(settings: Settings, store: Store) -> dict[str, SinkQueue]:
     """Make the workers' view of every sink's queue."""
-    bounds = QueueBounds(settings.siem_max_events, settings.siem_max_bytes)
+    bounds = _bounds(settings)
     return {
         sink.name: SinkQueue(
             store,
@@ -89,7 +92,8 @@ async def open_forwarding(
             )
         async with _all_running([*forwarders.values()]):
             named = {plan.address.name: plan for plan in plans}
-            yield Forwarding(named, queues, breakers, forwarders)
+            readings = Readings(_bounds(settings))
+            yield Forwarding(named, queues, breakers, forwarders, readings)
 
 
 @contextlib.asynccontextmanager
@@ -103,6 +107,10 @@ async def _all_running(forwarders: Sequence[Forwarder]) -> AsyncIterator[None]:
         finally:
             for forwarder in forwarders:
                 forwarder.stop()
+
+
+def _bounds(settings: Settings) -> QueueBounds:
+    return QueueBounds(settings.siem_max_events, settings.siem_max_bytes)
 
 
 def _batching(settings: Settings) -> Batching:

@@ -10,6 +10,7 @@ from sark.events import Hub
 from sark.parts.background import background
 from sark.settings import Settings
 from sark.siem import EventQueue, QueueBounds
+from sark.siem.encoding import EventEncoder
 from sark.siem.spill import Replay, Spill
 from sark.store import Store
 
@@ -50,6 +51,7 @@ async def open_queue(
         replicas=settings.effective_wait_replicas,
         spill=spill,
         overflow=settings.siem_overflow,
+        encode=EventEncoder(settings.siem_redact, max_bytes=settings.siem_event_bytes),
     )
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(queue.close)

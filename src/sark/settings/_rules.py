@@ -35,6 +35,7 @@ def conflicts(settings: Settings) -> list[str]:
         *_ttl_order(settings),
         *_breaker(settings),
         *_sink_tokens(settings),
+        *_event_size(settings),
     ]
 
 
@@ -197,3 +198,12 @@ def _breaker(settings: Settings) -> list[str]:
         return []
     expected = f"at least SARK_SIEM_BREAKER_OPEN ({first:g})"
     return [f"SARK_SIEM_BREAKER_OPEN_CAP: got {longest:g}, expected {expected}"]
+
+
+def _event_size(settings: Settings) -> list[str]:
+    """An event that no queue can ever take would keep all behind it in the spill store."""
+    size, bound = settings.siem_event_bytes, settings.siem_max_bytes
+    if size <= bound:
+        return []
+    got = f"SARK_SIEM_EVENT_BYTES: got {size}"
+    return [f"{got}, expected at most SARK_SIEM_MAX_BYTES, which is {bound} (bytes)"]

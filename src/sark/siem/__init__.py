@@ -5,7 +5,8 @@ from sark.siem.bounds import QueueBounds
 from sark.siem.event import AuditEvent, new_event_id, now
 from sark.siem.late import LateEvents
 from sark.siem.leases import SinkQueue
-from sark.siem.queue import EventQueue, QueueStatus
+from sark.siem.queue import EventQueue
+from sark.siem.queue_status import QueueStatus
 from sark.siem.refusals import Refusals
 
 __all__ = [

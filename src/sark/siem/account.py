@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
@@ -89,7 +90,9 @@ def read_status(sink: str, reply: Sequence[Any]) -> SinkStatus:
 
     ids = [record.split()[4].decode() for record in leases]
     if oldest:
-        ids.append(msgspec.json.decode(oldest, type=_Id).id)
+        # What is no event has no age; its worker makes a dead letter of it.
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+            ids.append(msgspec.json.decode(oldest, type=_Id).id)
     return SinkStatus(
         sink=sink,
         accepted=line("accepted"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from uuid_utils import uuid7
 __all__ = [
     "AuditEvent",
     "ClosingEvent",
+    "Encode",
     "Truncation",
     "encode_event",
     "iso",
@@ -21,6 +23,9 @@ __all__ = [
 FORMAT_VERSION = 1
 
 encode_event = msgspec.json.Encoder().encode
+
+Encode = Callable[["AuditEvent"], bytes]
+"""Turns an event into the JSON that is queued."""
 
 
 def new_event_id() -> str:

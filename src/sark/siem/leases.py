@@ -14,9 +14,8 @@ without taking its neighbours along.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from enum import Enum
-from typing import Any, Final, Literal, NamedTuple
+from dataclasses import replace
+from typing import Any, Literal
 
 import msgspec
 
@@ -25,6 +24,7 @@ from sark.events import DeadLettered, LeaseExpired
 from sark.siem.account import SinkStatus, read_status
 from sark.siem.bounds import QueueBounds
 from sark.siem.event import iso, now
+from sark.siem.outcomes import DELIVERED, KEEP, RETURN, Bad, Lease, Outcome, letter_of
 from sark.store import Argument, Script, Store, load_script
 
 __all__ = ["DELIVERED", "KEEP", "RETURN", "Bad", "Lease", "Outcome", "SinkQueue"]
@@ -48,52 +48,6 @@ _LEASE, _RENEW, _RESUME, _ACKNOWLEDGE = map(_load, ("lease", "renew", "resume", 
 _SETTLE, _REAP, _REPLAY, _PURGE, _STATUS = map(
     _load, ("settle", "reap", "replay", "purge", "status")
 )
-
-
-class _Outcome(Enum):
-    DELIVERED = "d"
-    KEEP = "k"
-    RETURN = "r"
-
-
-DELIVERED: Final = _Outcome.DELIVERED
-"""The receiver has it."""
-KEEP: Final = _Outcome.KEEP
-"""It stays leased, to be sent again."""
-RETURN: Final = _Outcome.RETURN
-"""It goes back to the head of the queue."""
-
-
-class Bad(NamedTuple):
-    """The receiver will never take it: it becomes a dead letter.
-
-    Attributes:
-        reason: What the receiver said, without secrets.
-    """
-
-    reason: str
-
-
-Outcome = _Outcome | Bad
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """Events that one worker holds.
-
-    Attributes:
-        sink: Whose.
-        worker: Who holds them.
-        token: Fencing token; larger than that of every earlier lease.
-        events: Their JSON, oldest first.
-        bytes: Size of all of them.
-    """
-
-    sink: str
-    worker: str
-    token: int
-    events: tuple[bytes, ...]
-    bytes: int
 
 
 class SinkQueue:
@@ -199,7 +153,7 @@ class SinkQueue:
         """
         if len(outcomes) != len(lease.events):
             raise ValueError(f"got {len(outcomes)} outcomes for {len(lease.events)} events")
-        letters = "".join("b" if isinstance(each, Bad) else each.value for each in outcomes)
+        letters = "".join(map(letter_of, outcomes))
         bad = [each.reason for each in outcomes if isinstance(each, Bad)]
         time = iso(now())
         buried: int = await self._run(

@@ -14,33 +14,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from time import perf_counter
 from typing import Literal
 
-import msgspec
-
-from sark.errors import AuditError, QueueFullError, StoreError
-from sark.events import AuditAppended, AuditDropped, AuditRefused, AuditSpilled
+from sark.errors import AuditError, QueueFullError
+from sark.events import AuditRefused, AuditSpilled
+from sark.siem.appending import MAX_GROUP_EVENTS, Appender
 from sark.siem.bounds import QueueBounds
-from sark.siem.event import AuditEvent, encode_event
-from sark.siem.handover import Left, left_after, left_by, queue_full, refusal_of, rows_of
+from sark.siem.event import AuditEvent, Encode, encode_event
+from sark.siem.handover import Left, queue_full, refusal_of, rows_of
 from sark.siem.late_copies import LateCopy, forget_copies, spill_copies
+from sark.siem.queue_status import QueueStatus, read_queues
 from sark.siem.spilling import SpillStore
-from sark.store import Argument, Store, load_script
+from sark.siem.waiting import Waiting, late_of, take_group, tell_late
+from sark.store import Store, load_script
 from sark.store.alarm import Alarm
 
-__all__ = ["APPEND_FRAGMENTS", "EventQueue", "QueueStatus"]
+__all__ = ["EventQueue"]
 
-# A flush takes at most so much; Lua's argument lists end at about 8,000.
-MAX_FLUSH_EVENTS = 1000
-MAX_FLUSH_BYTES = 1_048_576
+MAX_GROUP_BYTES = 1_048_576
 PURGE_BATCH = 1000
 NOT_IN_TIME = "the audit event was not accepted in time"
 
-APPEND_FRAGMENTS = (("sark.siem", "lists.lua"), ("sark.siem", "append.lua"))
-_APPEND = load_script(
-    "siem.append", *APPEND_FRAGMENTS, ("sark.siem", "drop.lua"), ("sark.siem", "append_main.lua")
-)
 _PURGE = load_script(
     "siem.purge",
     ("sark.siem", "lists.lua"),
@@ -49,35 +43,6 @@ _PURGE = load_script(
 )
 
 Overflow = Literal["refuse", "drop_oldest"]
-_Waiting = tuple[bytes, asyncio.Future[LateCopy | None], float]
-"""An event, what becomes of it, and by when that has to be known."""
-
-
-class QueueStatus(msgspec.Struct, frozen=True):
-    """One queue in short.
-
-    Attributes:
-        queued: Events in the queue now.
-        queued_bytes: Bytes of their JSON.
-        accepted: Events ever accepted.
-        purged: Events dropped by an operator.
-        in_flight: Events that are leased; they count towards the bound.
-        in_flight_bytes: Bytes of their JSON.
-    """
-
-    queued: int
-    queued_bytes: int
-    accepted: int
-    purged: int
-    in_flight: int = 0
-    in_flight_bytes: int = 0
-
-    def is_full(self, bounds: QueueBounds) -> bool:
-        """Whether the queue is at its bound."""
-        return (
-            self.queued + self.in_flight >= bounds.events
-            or self.queued_bytes + self.in_flight_bytes >= bounds.bytes
-        )
 
 
 class EventQueue:
@@ -91,6 +56,7 @@ class EventQueue:
         replicas: How many have to acknowledge each group.
         spill: Takes what the queues do not; without it such events are refused.
         overflow: What a full queue does where there is no spill store: refuse, or drop the oldest.
+        encode: Writes the events: what it redacts and cuts off reaches neither Valkey nor a disk.
     """
 
     def __init__(
@@ -103,22 +69,28 @@ class EventQueue:
         replicas: int = 0,
         spill: SpillStore | None = None,
         overflow: Overflow = "refuse",
+        encode: Encode = encode_event,
     ) -> None:
         self._store = store
+        self.encode = encode
         self.sinks = tuple(sinks)
         self.bounds = bounds
         self.spill = spill
-        self._flush_timeout = flush_timeout
-        self._replicas = replicas
-        self._drops = int(spill is None and overflow == "drop_oldest")
-        self._keys = {
-            sink: (store.keys.siem(sink).queue, store.keys.siem(sink).account) for sink in sinks
-        }
-        self._pending: list[_Waiting] = []
-        self._flying: list[_Waiting] = []
+        self._drops = spill is None and overflow == "drop_oldest"
+        self._keys = {sink: store.keys.siem(sink) for sink in self.sinks}
+        self._appender = Appender(
+            store,
+            self.sinks,
+            bounds,
+            timeout=flush_timeout,
+            replicas=replicas,
+            spill=spill,
+            drops=self._drops,
+        )
+        self._pending: list[Waiting] = []
+        self._flying: list[Waiting] = []
         self._late = False
-        # What is put back and the group behind it must not overtake each other.
-        self._turn = asyncio.Lock()
+        self._spilling = False
         self._alarm = Alarm(self._tell_late)
         self._flusher: asyncio.Task[None] | None = None
         self._wake: asyncio.Future[None] | None = None
@@ -137,7 +109,7 @@ class EventQueue:
                 get it all the same.
             AuditError: It was not accepted in time, and the spill store has not got it either.
         """
-        await self.append_encoded(encode_event(event), deadline=deadline)
+        await self.append_encoded(self.encode(event), deadline=deadline)
 
     async def append_encoded(self, event: bytes, *, deadline: float) -> None:
         """Append an event that is JSON already; else as ``append``."""
@@ -156,7 +128,7 @@ class EventQueue:
             QueueFullError: Not all of them found room; the first of them may be in the queue.
             AuditError: Not all of them were accepted in time.
         """
-        encoded = [encode_event(event) for event in events]
+        encoded = [self.encode(event) for event in events]
         waiters = [self._enqueue(event, deadline) for event in encoded]
         outcomes = await asyncio.gather(*waiters, return_exceptions=True)
         late = [
@@ -185,14 +157,11 @@ class EventQueue:
             ReplicationError: The queue has them, but too few replicas do.
             StoreError: The server did not answer; whether they were taken may be unknown.
         """
-        if len(events) > MAX_FLUSH_EVENTS:
-            raise ValueError(f"got {len(events)} events, expected at most {MAX_FLUSH_EVENTS}")
+        if len(events) > MAX_GROUP_EVENTS:
+            raise ValueError(f"got {len(events)} events, expected at most {MAX_GROUP_EVENTS}")
         if not events:
             return 0
-        line = "duplicates" if copies else "accepted"
-        async with self._turn:
-            (taken, _) = await self._run_append([sink], events, line=line, drops=0)
-        return taken
+        return await self._appender.put_back(sink, events, copies=copies)
 
     async def purge(self, sink: str | None = None) -> int:
         """Drop all events that are queued now, booked as purged; returns how many.
@@ -202,8 +171,10 @@ class EventQueue:
         """
         total = 0
         for each in self.sinks if sink is None else (sink,):
-            arguments: list[Argument] = [PURGE_BATCH, "queued"]
-            while count := (await self._store.state.run(_PURGE, self._keys[each], arguments)).value:
+            keys = [self._keys[each].queue, self._keys[each].account]
+            while count := (
+                await self._store.state.run(_PURGE, keys, [PURGE_BATCH, "queued"])
+            ).value:
                 total += count
         return total
 
@@ -230,15 +201,8 @@ class EventQueue:
         Raises:
             StoreError: The server did not answer.
         """
-        names = ("queued_bytes", "accepted", "purged", "inflight", "inflight_bytes")
-        commands: list[tuple[Argument, ...]] = []
-        for queue, account in (self._keys[sink] for sink in sinks or self.sinks):
-            commands += [("LLEN", queue), ("HMGET", account, *names)]
-        replies, _ = await self._store.state.exchange(commands, deadline=deadline, idempotent=True)
-        return [
-            QueueStatus(length, *(int(field or 0) for field in fields))
-            for length, fields in zip(replies[::2], replies[1::2], strict=True)
-        ]
+        of_sinks = [self._keys[sink] for sink in sinks or self.sinks]
+        return await read_queues(self._store.state, of_sinks, deadline=deadline)
 
     async def require_room(self, *, deadline: float) -> None:
         """Refuse what may not happen unrecorded while there is no room: at most one round trip.
@@ -282,17 +246,12 @@ class EventQueue:
     def _tell_late(self) -> None:
         """Tell callers whose time is up; the flush goes on."""
         now = asyncio.get_running_loop().time()
-        earliest = float("inf")
-        for group, sent in ((self._flying, True), (self._pending, False)):
-            for _, waiter, deadline in group:
-                if waiter.done():
-                    continue
-                if deadline <= now:
-                    waiter.set_result(LateCopy(sent=sent))
-                    self._late |= sent
-                else:
-                    earliest = min(earliest, deadline)
-        if earliest < float("inf"):
+        # While what is left of a group is being spilled, its callers could do nothing better.
+        flying = [] if self._spilling else self._flying
+        told, in_flight = tell_late(flying, now, sent=True)
+        _, in_line = tell_late(self._pending, now, sent=False)
+        self._late |= bool(told)
+        if (earliest := min(in_flight, in_line)) < float("inf"):
             self._alarm.by(earliest)
 
     async def _spill_late(self, late: Sequence[tuple[bytes, LateCopy]]) -> None:
@@ -310,7 +269,7 @@ class EventQueue:
         loop = asyncio.get_running_loop()
         while self._pending or not self._closing:
             if self._pending:
-                self._flying = self._take_group()
+                self._flying, self._pending = take_group(self._pending, MAX_GROUP_BYTES)
                 try:
                     await self._flush(self._flying)
                 finally:
@@ -320,23 +279,11 @@ class EventQueue:
                 await self._wake
                 self._wake = None
 
-    def _take_group(self) -> list[_Waiting]:
-        """Take what one command may carry, oldest first; whoever gave up is left out."""
-        size = count = 0
-        for event, _, _ in self._pending[:MAX_FLUSH_EVENTS]:
-            size += len(event)
-            if count and size > MAX_FLUSH_BYTES:
-                break
-            count += 1
-        group, self._pending = self._pending[:count], self._pending[count:]
-        return [waiting for waiting in group if not waiting[1].done()]
-
-    async def _flush(self, group: list[_Waiting]) -> None:
+    async def _flush(self, group: list[Waiting]) -> None:
         if not group:
             return
         try:
-            async with self._turn:
-                lefts = await self._send([event for event, _, _ in group])
+            lefts = await self._appender.send([event for event, _, _ in group])
             failure = await self._spill_left(group, lefts) if lefts else None
         except Exception as error:
             # A mistake of the program: it ends the flusher, and nobody waits for ever.
@@ -352,51 +299,10 @@ class EventQueue:
         if self._late:
             self._late = False
             if not lefts and self.spill is not None:
-                await forget_copies(_late_of(group), self.spill)
-
-    async def _send(self, events: Sequence[bytes]) -> list[Left]:
-        """Append a group where no earlier events wait; returns what is left over."""
-        started = perf_counter()
-        spill = self.spill
-        asked: Sequence[str] = self.sinks
-        lefts: list[Left] = []
-        if spill is not None:
-            lefts = [Left(sink, 0, "behind") for sink in asked if spill.waits(sink)]
-        if lefts:
-            behind = {left.sink for left in lefts}
-            asked = [sink for sink in asked if sink not in behind]
-            if not asked:
-                return lefts
-        try:
-            reply = await self._run_append(asked, events, line="accepted", drops=self._drops)
-        except StoreError as error:
-            return lefts + left_after(error, asked)
-        taken = reply[::2]
-        if dropped := sum(reply[1::2]):
-            self._store.hub.emit(AuditDropped(dropped))
-        most = max(taken)
-        size = sum(map(len, events[:most]))
-        self._store.hub.emit(AuditAppended(most, size, perf_counter() - started))
-        return lefts + left_by(asked, taken, len(events))
-
-    async def _run_append(
-        self, sinks: Sequence[str], events: Sequence[bytes], *, line: str, drops: int
-    ) -> list[int]:
-        bounds = self.bounds
-        keys = [key for sink in sinks for key in self._keys[sink]]
-        arguments: list[Argument] = [bounds.events, bounds.bytes, line, drops, *events]
-        reply = await self._store.state.run_replicated(
-            _APPEND,
-            keys,
-            arguments,
-            replicas=self._replicas,
-            deadline=asyncio.get_running_loop().time() + self._flush_timeout,
-        )
-        taken: list[int] = reply.value
-        return taken
+                await forget_copies(late_of(group), self.spill)
 
     async def _spill_left(
-        self, group: Sequence[_Waiting], lefts: Sequence[Left]
+        self, group: Sequence[Waiting], lefts: Sequence[Left]
     ) -> AuditError | None:
         """Spill what is left over; returns why not, if that fails."""
         if self.spill is None:
@@ -404,16 +310,19 @@ class EventQueue:
         # Whoever gave up has spilled a copy, or wants none.
         events = [None if waiter.done() else event for event, waiter, _ in group]
         parts = [(left, rows_of(left, events)) for left in lefts]
+        self._spilling = True
         try:
             await self.spill.put([row for _, rows in parts for row in rows])
         except AuditError as error:
             return error
+        finally:
+            self._spilling = False
         for left, rows in parts:
             if rows:
                 self._store.hub.emit(AuditSpilled(left.sink, len(rows), left.reason))
         return None
 
-    def _refuse(self, group: Sequence[_Waiting], error: AuditError) -> None:
+    def _refuse(self, group: Sequence[Waiting], error: AuditError) -> None:
         waiting = [waiter for _, waiter, _ in group if not waiter.done()]
         if waiting:
             self._emit_refused(len(waiting), error)
@@ -426,9 +335,3 @@ class EventQueue:
             "full" if isinstance(error, QueueFullError) else "unavailable"
         )
         self._store.hub.emit(AuditRefused(count, reason))
-
-
-def _late_of(group: Sequence[_Waiting]) -> list[LateCopy]:
-    """Find the callers of a group that were told that their time is up."""
-    done = [w for _, w, _ in group if w.done() and not w.cancelled() and w.exception() is None]
-    return [late for waiter in done if (late := waiter.result()) is not None]

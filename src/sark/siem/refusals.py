@@ -19,11 +19,11 @@ import msgspec
 
 from sark.errors import AuditError, QueueFullError, StoreError, StoreUnavailableError
 from sark.events import AuditRefused, AuditSpilled
+from sark.siem.appending import APPEND_FRAGMENTS
 from sark.siem.bounds import QueueBounds
-from sark.siem.event import AuditEvent, ClosingEvent, encode_event, iso, new_event_id, now
+from sark.siem.event import AuditEvent, ClosingEvent, Encode, encode_event, iso, new_event_id, now
 from sark.siem.handover import queue_full
 from sark.siem.local_refusals import LocalRefusals
-from sark.siem.queue import APPEND_FRAGMENTS
 from sark.siem.spilling import SpillRow, SpillStore, next_key
 from sark.store import Argument, Store, load_script
 
@@ -49,6 +49,7 @@ class Refusals:
         sinks: Whose queues.
         bounds: How much each may hold.
         spill: Takes what the queues do not; without it such refusals are errors.
+        encode: As of ``EventQueue``.
     """
 
     def __init__(
@@ -58,8 +59,10 @@ class Refusals:
         bounds: QueueBounds,
         *,
         spill: SpillStore | None = None,
+        encode: Encode = encode_event,
     ) -> None:
         self._store = store
+        self._encode = encode
         self._sinks = tuple(sinks)
         self._bounds = bounds
         self._spill = spill
@@ -95,7 +98,7 @@ class Refusals:
             policy=event.policy,
             user_id=event.user_id,
         )
-        encoded, head = encode_event(event), encode_event(closing)[:-1]
+        encoded, head = self._encode(event), encode_event(closing)[:-1]
         waits = [self._spill is not None and self._spill.waits(sink) for sink in self._sinks]
         arguments: tuple[Argument, ...] = (
             name,

@@ -37,8 +37,8 @@ class LimitSettings(BaseModel):
         default="local",
         validation_alias="SARK_LIMITS_WITHOUT_VALKEY",
         description=(
-            "What a limit that is checked by itself does while Valkey does not answer: `local` "
-            "counts in each process, `open` admits, `closed` fails. `authorize` fails anyway."
+            "What limits do while Valkey does not answer: `local` counts in each process, "
+            "`open` admits, `closed` fails."
         ),
     )
     expected_processes: Annotated[int, kinds.whole(1, 100_000, "processes")] = Field(

@@ -18,7 +18,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sark.errors import LeaseHeldError, LeaseLostError, StoreError
+from sark.errors import DeadLettersFullError, LeaseHeldError, LeaseLostError, StoreError
 from sark.siem.forwarder.backoff import Backoff
 from sark.siem.forwarder.delivery import DELIVERED as TAKEN
 from sark.siem.forwarder.delivery import OPEN, Delivery
@@ -78,9 +78,10 @@ class Holdings:
         host = socket.gethostname()[:MAX_HOST_LENGTH]
         self.name = f"{host}.{os.getpid()}.{secrets.token_hex(4)}"
         self._held: dict[str, Batch] = {}
-        # The last to come is the first to go: where the answer to a lease was lost, its slot is
-        # asked again before another one takes the events behind it.
         self._free = [f"{self.name}.{slot}" for slot in range(slots)]
+        # Where the answer to a lease was lost, its slot is asked again before another one takes
+        # the events behind it.
+        self._unsure: str | None = None
 
     def __len__(self) -> int:
         """How many leases are held."""
@@ -89,7 +90,7 @@ class Holdings:
     @property
     def has_room(self) -> bool:
         """Whether another lease may be taken."""
-        return bool(self._free)
+        return bool(self._unsure or self._free)
 
     async def take(self) -> Batch | None:
         """Lease what is queued, while there is room; None when nothing is.
@@ -98,18 +99,20 @@ class Holdings:
             DeadLettersFullError: There is no room for dead letters.
             StoreError: The server did not answer.
         """
-        worker = self._free.pop()
+        worker = self._unsure or self._free.pop()
+        self._unsure = worker
         asked = asyncio.get_running_loop().time()
-        lease = None
         try:
-            try:
-                lease = await self._queue.lease(worker, events=self._events, size=self._size)
-            except LeaseHeldError:
-                lease = await self._queue.resume(worker)
-        finally:
-            if lease is None:
-                self._free.append(worker)
+            lease = await self._queue.lease(worker, events=self._events, size=self._size)
+        except LeaseHeldError:
+            lease = await self._queue.resume(worker)
+        except DeadLettersFullError:
+            self._unsure = None
+            self._free.append(worker)
+            raise
+        self._unsure = None
         if lease is None:
+            self._free.append(worker)
             return None
         batch = Batch(lease, [len(event) for event in lease.events], asked + self._seconds)
         self._held[worker] = batch
@@ -184,6 +187,11 @@ class Holdings:
 
         What Valkey can't be told about returns when its lease expires.
         """
+        if self._unsure is not None:
+            # If there is a lease, it is the latest.
+            with contextlib.suppress(LeaseLostError, StoreError):
+                if (lease := await self._queue.resume(self._unsure)) is not None:
+                    await self._queue.give_back(lease)
         for batch in sorted(self._held.values(), key=lambda each: each.lease.token, reverse=True):
             with contextlib.suppress(LeaseLostError, StoreError):
                 await self._return(batch)

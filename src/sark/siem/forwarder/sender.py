@@ -21,6 +21,9 @@ from sark.siem.sinks.verdict import Delivered, Partly, Unavailable, Verdict
 
 __all__ = ["Sender"]
 
+LEAST_REFUSED_SECONDS = 0.1
+"""Between two questions to a breaker, which may cost a round trip each."""
+
 _log = logging.getLogger("sark.siem")
 
 
@@ -64,7 +67,8 @@ class Sender:
                 return await self._guard.acquire()
             except BreakerOpen as error:
                 now = asyncio.get_running_loop().time()
-                pause = self._backoff.hold(now=now, seconds=error.retry_after)
+                seconds = max(error.retry_after, LEAST_REFUSED_SECONDS)
+                pause = self._backoff.hold(now=now, seconds=seconds)
                 self._failed("breaker", str(error), pause)
 
     async def send(self, entries: Sequence[Entry], permit: Permit) -> Verdict:

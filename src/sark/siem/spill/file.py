@@ -20,55 +20,16 @@ from pathlib import Path
 from typing import Literal
 
 from sark.siem.spill.account import SpillStatus
+from sark.siem.spill.schema import prepare, read_account
 from sark.siem.spilling import SpillRow
 
-__all__ = ["Batch", "ForeignFileError", "SpillFile", "Written", "is_broken"]
+__all__ = ["Batch", "SpillFile", "Written"]
 
-APPLICATION_ID = 0x5341524B
-FORMAT_VERSION = 1
 BUSY_SECONDS = 1.0
 VACUUM_PAGES = 1024
 """A drained file that is larger gives its disk space back."""
 
-_SCHEMA = f"""
-CREATE TABLE event (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    sink TEXT NOT NULL,
-    key INTEGER NOT NULL,
-    copy INTEGER NOT NULL,
-    microseconds INTEGER NOT NULL,
-    body BLOB NOT NULL
-) STRICT;
-CREATE INDEX event_of_sink ON event (sink, id);
-CREATE INDEX event_of_key ON event (key);
-CREATE TABLE account (
-    sink TEXT PRIMARY KEY,
-    spilled INTEGER NOT NULL DEFAULT 0,
-    spilled_bytes INTEGER NOT NULL DEFAULT 0,
-    replayed INTEGER NOT NULL DEFAULT 0,
-    replayed_bytes INTEGER NOT NULL DEFAULT 0,
-    dropped INTEGER NOT NULL DEFAULT 0,
-    dropped_bytes INTEGER NOT NULL DEFAULT 0,
-    forgotten INTEGER NOT NULL DEFAULT 0,
-    forgotten_bytes INTEGER NOT NULL DEFAULT 0,
-    sent_to INTEGER NOT NULL DEFAULT 0
-) STRICT, WITHOUT ROWID;
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {FORMAT_VERSION};
-"""
-
 _Entry = Literal["spilled", "replayed", "dropped", "forgotten"]
-
-
-class ForeignFileError(sqlite3.DatabaseError):
-    """The file is a database, but not one of this kind or version."""
-
-
-def is_broken(error: Exception) -> bool:
-    """Tell whether an error speaks of the file's content; otherwise the disk may yet recover."""
-    code = getattr(error, "sqlite_errorcode", None)
-    broken = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-    return isinstance(error, ForeignFileError) or (code is not None and code & 0xFF in broken)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +96,7 @@ class SpillFile:
         os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
         connection = sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_SECONDS)
         try:
-            _prepare(connection, self._sync)
+            prepare(connection, self._sync)
             account = read_account(connection)
         except BaseException:
             connection.close()
@@ -333,49 +294,3 @@ class SpillFile:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
-
-
-def _prepare(connection: sqlite3.Connection, sync: str) -> None:
-    empty = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone() == (0,)
-    if not empty:
-        _check_format(connection)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute(f"PRAGMA synchronous = {sync.upper()}")
-    if empty:
-        connection.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}COMMIT;")
-
-
-def read_account(connection: sqlite3.Connection) -> dict[str, SpillStatus]:
-    """Read the account of every sink in a file: what waits is what has not left."""
-    _check_format(connection)
-    rows = connection.execute(
-        "SELECT sink, spilled, spilled_bytes, replayed, replayed_bytes, "
-        "dropped, dropped_bytes, forgotten, forgotten_bytes, "
-        "(SELECT microseconds FROM event WHERE event.sink = account.sink ORDER BY id LIMIT 1) "
-        "FROM account"
-    ).fetchall()
-    return {
-        sink: SpillStatus(
-            spilled=counts[0],
-            spilled_bytes=counts[1],
-            replayed=counts[2],
-            replayed_bytes=counts[3],
-            dropped=counts[4],
-            dropped_bytes=counts[5],
-            forgotten=counts[6],
-            forgotten_bytes=counts[7],
-            waiting=counts[0] - counts[2] - counts[4] - counts[6],
-            waiting_bytes=counts[1] - counts[3] - counts[5] - counts[7],
-            oldest=None if first is None else first / 1e6,
-        )
-        for sink, *counts, first in rows
-    }
-
-
-def _check_format(connection: sqlite3.Connection) -> None:
-    found = tuple(
-        connection.execute(f"PRAGMA {name}").fetchone()[0]
-        for name in ("application_id", "user_version")
-    )
-    if found != (APPLICATION_ID, FORMAT_VERSION):
-        raise ForeignFileError("it is no file of spilled events, or of another version of SARK")

@@ -18,8 +18,9 @@ from typing import Literal, TypeVar
 from sark.errors import AuditError
 from sark.events import Hub, SpillChanged, SpillFileSetAside
 from sark.siem.spill.account import SpillStatus
-from sark.siem.spill.file import Batch, SpillFile, Written, is_broken
-from sark.siem.spill.folder import HeldFile, SpillFolder
+from sark.siem.spill.file import Batch, SpillFile, Written
+from sark.siem.spill.folder import Claim, SpillFolder
+from sark.siem.spill.schema import is_broken
 from sark.siem.spilling import SpillRow
 
 __all__ = ["Held", "SpillFiles"]
@@ -31,7 +32,7 @@ T = TypeVar("T")
 class Held:
     """A file that this process holds."""
 
-    claim: HeldFile
+    claim: Claim
     file: SpillFile
 
 
@@ -85,21 +86,21 @@ class SpillFiles:
             others = self.waiting_bytes - file.waiting_bytes.total()
             return file.write(puts, max_bytes=max_bytes - others, drop_oldest=drop_oldest)
 
-        return await self._run(write, lambda: self._own)
+        return await self._run(write, "own")
 
     async def forget(self, keys: Collection[int]) -> None:
         """Remove copies from the own file; as ``SpillFile.forget``."""
         own = self._own
         if own is not None:
-            await self._run(lambda: own.file.forget(keys), lambda: own)
+            await self._run(lambda: own.file.forget(keys), own)
 
     async def take(self, held: Held, sink: str, *, events: int, size: int) -> Batch | None:
         """Take events for sending; as ``SpillFile.take``."""
-        return await self._run(lambda: held.file.take(sink, events=events, size=size), lambda: held)
+        return await self._run(lambda: held.file.take(sink, events=events, size=size), held)
 
     async def settle(self, held: Held, batch: Batch, taken: int) -> None:
         """Remove what the queue took; as ``SpillFile.settle``."""
-        await self._run(lambda: held.file.settle(batch, taken), lambda: held)
+        await self._run(lambda: held.file.settle(batch, taken), held)
 
     async def adopt(self) -> None:
         """Hold the files that ended processes left."""
@@ -108,7 +109,7 @@ class SpillFiles:
             self._adopted.append(held)
             # It stays held, and is opened again for its turn.
             with contextlib.suppress(AuditError):
-                await self._run(held.file.count, lambda held=held: held)  # type: ignore[misc]
+                await self._run(held.file.count, held)
 
     async def finish(self, held: Held) -> None:
         """Remove an adopted file if it is empty; of the own one, give disk space back."""
@@ -120,13 +121,13 @@ class SpillFiles:
                 self._retire(held)
                 self._adopted.remove(held)
 
-        await self._run(finish, lambda: held)
+        await self._run(finish, held)
 
     async def status(self) -> dict[str, SpillStatus]:
         """Read the accounts of all files together, by sink."""
         merged: dict[str, SpillStatus] = {}
         for held in self.held:
-            account = await self._run(held.file.status, lambda held=held: held)  # type: ignore[misc]
+            account = await self._run(held.file.status, held)
             for sink, each in account.items():
                 merged[sink] = merged.get(sink, SpillStatus()) + each
         return merged
@@ -138,26 +139,26 @@ class SpillFiles:
     async def close(self) -> None:
         """Give all files up; those that are empty are removed."""
 
-        def close() -> None:
-            for held in self.held:
-                try:
-                    if held.file.count():
-                        held.file.close()
-                        self._folder.release(held.claim)
-                    else:
-                        self._retire(held)
-                except BaseException:
-                    held.file.close()
-                    self._folder.release(held.claim)
-                    raise
+        def leave(held: Held) -> None:
+            try:
+                if not held.file.count():
+                    self._retire(held)
+            finally:
+                held.file.close()
+                self._folder.release(held.claim)
+
+        def leave_all() -> None:
+            with contextlib.ExitStack() as stack:
+                for held in self.held:
+                    stack.callback(leave, held)
 
         try:
-            await self._run(close)
+            await self._run(leave_all)
         finally:
             self._own, self._adopted = None, []
             self._thread.shutdown()
 
-    def _file_of(self, claim: HeldFile) -> Held:
+    def _file_of(self, claim: Claim) -> Held:
         return Held(claim, SpillFile(claim.path, sync=self._sync))
 
     def _retire(self, held: Held) -> None:
@@ -165,15 +166,13 @@ class SpillFiles:
         held.file.close()
         self._folder.retire(held.claim, account)
 
-    async def _run(
-        self, work: Callable[[], T], used: Callable[[], Held | None] = lambda: None
-    ) -> T:
-        """Work in the thread; ``used`` tells which file was used, should it fail."""
+    async def _run(self, work: Callable[[], T], used: Held | Literal["own"] | None = None) -> T:
+        """Work in the thread; ``used`` is the file that is used, which may be made only there."""
         try:
             result = await asyncio.get_running_loop().run_in_executor(self._thread, work)
         except (sqlite3.Error, OSError) as error:
             reason = f"{self._folder.path}: {_text(error)}"
-            await self._give_up(used(), error)
+            await self._give_up(self._own if used == "own" else used, error)
             self._report(reason)
             raise AuditError(f"the spill store failed: {reason}") from error
         self._report("")
@@ -193,8 +192,10 @@ class SpillFiles:
             self._adopted.remove(held)
         else:
             return
-        aside = await loop.run_in_executor(self._thread, self._folder.set_aside, held.claim)
-        self._hub.emit(SpillFileSetAside(str(aside), _text(error)))
+        # Where it can't even be renamed it stays, out of use, for the next process.
+        with contextlib.suppress(OSError):
+            aside = await loop.run_in_executor(self._thread, self._folder.set_aside, held.claim)
+            self._hub.emit(SpillFileSetAside(str(aside), _text(error)))
 
     def _report(self, trouble: str) -> None:
         if bool(trouble) != bool(self.trouble):

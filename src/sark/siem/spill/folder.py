@@ -24,10 +24,10 @@ import msgspec
 from uuid_utils import uuid7
 
 from sark.siem.spill.account import SpillStatus
-from sark.siem.spill.file import read_account
+from sark.siem.spill.schema import is_broken, read_account
 from sark.store.datadir import close_in_forks, close_registered
 
-__all__ = ["HeldFile", "SpillFolder"]
+__all__ = ["Claim", "SpillFolder"]
 
 TOTALS_NAME = "totals.db"
 PREFIX = "spill-"
@@ -36,7 +36,7 @@ _SQLITE_FILES = ("", "-wal", "-shm")
 
 
 @dataclass(frozen=True, slots=True)
-class HeldFile:
+class Claim:
     """A file that no other process uses while this one holds it.
 
     Attributes:
@@ -61,15 +61,15 @@ class SpillFolder:
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
 
-    def create(self) -> HeldFile:
+    def create(self) -> Claim:
         """Hold a new file's name; names are ordered by time."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         while True:
-            held = _hold(self.path / f"{PREFIX}{uuid7()}.db")
-            if held is not None:
-                return held
+            claim = _hold(self.path / f"{PREFIX}{uuid7()}.db")
+            if claim is not None:
+                return claim
 
-    def adopt(self) -> list[HeldFile]:
+    def adopt(self) -> list[Claim]:
         """Hold the files whose processes have ended, oldest first."""
         found = []
         # A lock without its file is what a process left that was killed in between.
@@ -77,39 +77,46 @@ class SpillFolder:
             path.stem for kind in ("db", "lock") for path in self.path.glob(f"{PREFIX}*.{kind}")
         }
         for path in (self.path / f"{name}.db" for name in sorted(names)):
-            held = _hold(path)
-            if held is None:
+            claim = _hold(path)
+            if claim is None:
                 continue
             if path.exists():
-                found.append(held)
+                found.append(claim)
             else:
-                self.release(held, remove_lock=True)
+                self.release(claim, remove_lock=True)
         return found
 
-    def release(self, held: HeldFile, *, remove_lock: bool = False) -> None:
+    def release(self, claim: Claim, *, remove_lock: bool = False) -> None:
         """Give a file up."""
         if remove_lock:
-            _lock_path(held.path).unlink(missing_ok=True)
-        close_registered(held.lock)
+            _lock_path(claim.path).unlink(missing_ok=True)
+        close_registered(claim.lock)
 
-    def retire(self, held: HeldFile, account: Mapping[str, SpillStatus]) -> None:
+    def retire(self, claim: Claim, account: Mapping[str, SpillStatus]) -> None:
         """Remove a closed file from which everything has gone, and keep its account.
 
         Raises:
             sqlite3.Error: The totals cannot be written; the file stays, held.
         """
-        with self._totals() as totals:
-            _add(totals, held.path.name, account)
-            self._remove(held)
-            totals.execute("DELETE FROM retired WHERE name = ?", (held.path.name,))
+        try:
+            with self._totals() as totals:
+                _add(totals, claim.path.name, account)
+                self._remove(claim)
+                totals.execute("DELETE FROM retired WHERE name = ?", (claim.path.name,))
+        except sqlite3.DatabaseError as error:
+            if not is_broken(error):
+                raise
+            path = self.path / TOTALS_NAME
+            path.rename(f"{path}.corrupt")
+            raise sqlite3.OperationalError(f"{TOTALS_NAME} was set aside: {error}") from error
 
-    def set_aside(self, held: HeldFile) -> Path:
+    def set_aside(self, claim: Claim) -> Path:
         """Rename a file that cannot be read, and give it up; returns its new name."""
-        aside = held.path.with_name(f"{held.path.name}.corrupt")
+        aside = claim.path.with_name(f"{claim.path.name}.corrupt")
         for suffix in _SQLITE_FILES:
             with contextlib.suppress(FileNotFoundError):
-                Path(f"{held.path}{suffix}").rename(f"{aside}{suffix}")
-        self.release(held, remove_lock=True)
+                Path(f"{claim.path}{suffix}").rename(f"{aside}{suffix}")
+        self.release(claim, remove_lock=True)
         return aside
 
     def status(self) -> dict[str, SpillStatus]:
@@ -147,10 +154,10 @@ class SpillFolder:
             connection.execute("CREATE TABLE IF NOT EXISTS retired (name TEXT PRIMARY KEY)")
             yield connection
 
-    def _remove(self, held: HeldFile) -> None:
+    def _remove(self, claim: Claim) -> None:
         for suffix in reversed(_SQLITE_FILES):
-            Path(f"{held.path}{suffix}").unlink(missing_ok=True)
-        self.release(held, remove_lock=True)
+            Path(f"{claim.path}{suffix}").unlink(missing_ok=True)
+        self.release(claim, remove_lock=True)
 
 
 def _add(totals: sqlite3.Connection, name: str, account: Mapping[str, SpillStatus]) -> None:
@@ -187,7 +194,7 @@ def _lock_path(path: Path) -> Path:
     return path.with_suffix(".lock")
 
 
-def _hold(path: Path) -> HeldFile | None:
+def _hold(path: Path) -> Claim | None:
     """Take a file's lock without waiting; None when another process has it."""
     lock_path = _lock_path(path)
     lock = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -204,4 +211,4 @@ def _hold(path: Path) -> HeldFile | None:
         os.close(lock)
         return None
     close_in_forks(lock)
-    return HeldFile(path, lock)
+    return Claim(path, lock)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Coroutine
 from dataclasses import dataclass
 
 from sark.errors import AuditError, StoreError, StoreUnavailableError
@@ -60,7 +60,7 @@ class Replay:
         self._pauses: dict[str, _Pause] = {}
 
     async def run(self) -> None:
-        """Replay until cancelled."""
+        """Replay until cancelled; a batch that is on its way is settled before."""
         loop = asyncio.get_running_loop()
         adopt_at = loop.time()
         while True:
@@ -80,10 +80,13 @@ class Replay:
         """Send one batch of each sink from each file; tells whether any was taken whole."""
         moved = False
         files = self._spill.files
+        waiting = {sink for held in files.held for sink in +held.file.waiting}
+        # What was forgotten or dropped meanwhile is not waited for.
+        self._pauses = {sink: p for sink, p in self._pauses.items() if sink in waiting}
         for held in files.held:
             for sink in [*+held.file.waiting]:
                 if sink in self._sinks and self._is_due(sink):
-                    moved |= await self._turn(held, sink)
+                    moved |= await _to_its_end(self._turn(held, sink))
             if not held.file.waiting.total() and (moved or held is not files.own):
                 with contextlib.suppress(AuditError):
                     await files.finish(held)
@@ -157,3 +160,13 @@ class Replay:
         wait = seconds * random.uniform(0.5, 1)  # noqa: S311 - jitter
         until = asyncio.get_running_loop().time() + wait
         self._pauses[sink] = _Pause(seconds, until, answered)
+
+
+async def _to_its_end(turn: Coroutine[None, None, bool]) -> bool:
+    """Run a turn, also when this is cancelled: cut off, its batch would be sent a second time."""
+    task = asyncio.create_task(turn, name="sark-replay-turn")
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise

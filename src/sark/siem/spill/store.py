@@ -95,6 +95,7 @@ class Spill:
         self._committer: asyncio.Task[None] | None = None
         self._may_commit = asyncio.Event()
         self._may_commit.set()
+        self._closed = False
 
     def waits(self, sink: str) -> bool:
         """Tell whether something of this sink waits here: new events go behind it.
@@ -122,8 +123,10 @@ class Spill:
 
         Raises:
             QueueFullError: There is no room.
-            AuditError: The disk refuses them.
+            AuditError: The disk refuses them, or the store is closed.
         """
+        if self._closed:
+            raise AuditError("the spill store is closed")
         if not rows:
             return
         put = _Put([*rows], asyncio.get_running_loop().create_future())
@@ -204,6 +207,7 @@ class Spill:
 
     async def close(self) -> None:
         """Commit what is pending and give the files up; what waits is left to the next process."""
+        self._closed = True
         while self._committer is not None and not self._committer.done():
             await asyncio.wait([self._committer])
         await self.files.close()
@@ -224,6 +228,10 @@ class Spill:
                 # An error of its own for each: exceptions collect the traceback of who raises them.
                 self._settle(group, [AuditError(str(error)) for _ in group])
                 continue
+            except Exception as error:
+                # A mistake of the program: it ends this task, and nobody waits for ever.
+                self._settle(group, [AuditError(f"not spilled: {error}") for _ in group])
+                raise
             self._settle(group, [None if kept else self._full() for kept in written.kept])
             if written.dropped:
                 self._hub.emit(AuditDropped(written.dropped.total()))
