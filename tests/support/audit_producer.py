@@ -29,7 +29,7 @@ BUDGET_SECONDS = 0.25
 # Some callers can't wait for their group, and some don't wait to the end.
 IMPATIENT, FICKLE = 0.02, 0.02
 IMPATIENT_SECONDS = 0.002
-BURST_SECONDS, REST_SECONDS = (0.05, 0.5), (0.05, 1.0)
+BURST_SECONDS, REST_SECONDS = (0.05, 0.5), (0.05, 2.0)
 
 
 async def main(ledger: str) -> None:
@@ -46,8 +46,10 @@ async def main(ledger: str) -> None:
     ):
         os.write(1, b"appending\n")
         burst = asyncio.Event()
-        rhythm = asyncio.create_task(beat(burst, stopped))
-        await asyncio.gather(rhythm, *(append(queue, lines, burst, stopped) for _ in range(CALLERS)))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(beat(burst, stopped))
+            for _ in range(CALLERS):
+                group.create_task(append(queue, lines, burst, stopped))
 
 
 async def beat(burst: asyncio.Event, stopped: asyncio.Event) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Self
 
 from tests.support.polling import until_sync
 from tests.support.service import CHECKOUT, environment
@@ -50,12 +51,12 @@ class Producer:
     def log(self) -> str:
         return self._log.read_text()
 
-    def start(self) -> None:
+    def start(self) -> Self:
         """Start it and wait until it appends."""
-        command = [sys.executable, "-m", "tests.support.audit_producer", self._ledger]
+        program = [sys.executable, "-m", "tests.support.audit_producer"]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                command,
+                [*program, self._ledger],
                 cwd=CHECKOUT,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
@@ -68,11 +69,13 @@ class Producer:
             what="the producer appends",
         )
         assert self.process.poll() is None, f"it ended: {self.log}"
+        return self
 
     def kill(self) -> None:
-        """End it at once."""
-        self.process.kill()
-        self.process.wait()
+        """End it at once, if it runs."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
 
     def stop(self) -> None:
         """End it in order: its callers get their answers, what it has spilled stays on disk."""
