@@ -52,6 +52,7 @@ class Model:
     failed: list[bytes] = field(default_factory=list)
     held: dict[str, Lease] = field(default_factory=dict)
     expires: dict[str, float] = field(default_factory=dict)
+    renewed: set[str] = field(default_factory=set)
     outlived: Counter[bytes] = field(default_factory=Counter)
     booked: Counter[str] = field(default_factory=Counter)
 
@@ -85,6 +86,7 @@ class Model:
 
     def end(self, worker: str) -> None:
         del self.held[worker], self.expires[worker]
+        self.renewed.discard(worker)
 
 
 class Leasing(RuleBasedStateMachine):
@@ -185,6 +187,7 @@ class Leasing(RuleBasedStateMachine):
         if (lease := self.lease_of(sink, worker)) is not None:
             self.loop.run(self.sinks[sink].renew(lease))
             self.models[sink].expires[worker] = self.clock.now() + LEASE_SECONDS
+            self.models[sink].renewed.add(worker)
 
     @rule(sink=SINKS, worker=WORKERS)
     def acknowledge(self, sink: str, worker: str) -> None:
@@ -258,8 +261,9 @@ class Leasing(RuleBasedStateMachine):
         for worker in gone:
             lease = model.held[worker]
             touched += len(lease.events)
-            model.outlived.update(lease.events)
-            dead = [e for e in lease.events if model.outlived[e] >= MOST_EXPIRIES]
+            counted = () if worker in model.renewed else lease.events
+            model.outlived.update(counted)
+            dead = [e for e in counted if model.outlived[e] >= MOST_EXPIRIES]
             without_room = model.bury(dead)
             model.queue[:0] = [e for e in lease.events if e not in dead or e in without_room]
             self.finish(lease)

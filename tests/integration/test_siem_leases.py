@@ -233,6 +233,26 @@ async def test_an_event_that_kills_its_workers_takes_no_neighbour_along(
         assert not client.exists(key_of("expiries", "main"))
 
 
+async def test_workers_lost_while_they_wait_make_no_dead_letters(server: ValkeyServer) -> None:
+    """As when a receiver is down for long, and its workers are killed or cut off meanwhile."""
+    events = [event_of() for _ in range(3)]
+    with frozen_lease_clock(server) as clock:
+        async with open_store(server.url) as store:
+            sink = open_sink(store, lease=10, most_expiries=2)
+            await fill(store, events)
+            for turn in range(5):
+                lease = await sink.lease(f"w-{turn}", events=5, size=10**6)
+                assert lease is not None
+                assert list(lease.events) == events
+                clock.advance(4)
+                await sink.renew(lease)
+                clock.advance(10)
+                assert await sink.reap() == 3
+    assert contents(server) == events
+    with server.client() as client:
+        assert not client.exists(key_of("expiries", "main"))
+
+
 async def test_the_counts_of_outlived_leases_go_by_themselves(server: ValkeyServer) -> None:
     with frozen_lease_clock(server) as clock:
         async with open_store(server.url) as store:

@@ -135,6 +135,27 @@ async def test_splunk_that_never_acknowledges_is_sent_it_again() -> None:
             assert await sink.send(entries(1)) == Unavailable("not indexed within 1 s")
 
 
+async def test_splunk_batches_under_way_have_channels_of_their_own() -> None:
+    """A collector that was restarted gives a later batch of a channel the number of an earlier."""
+    async with HecStub(ack=True, index_after=4) as receiver:
+        address = receiver.address("splunk+http", "?ack=true&ack_timeout=1")
+        async with opened_sink(address, TOKEN) as sink:
+            for _ in range(2):
+                sending = (sink.send(entries(1)), sink.send(entries(1)))
+                assert set(await asyncio.gather(*sending)) == {Delivered()}
+            known = set(receiver.channels)
+            assert len(known) == 2
+            receiver.index_after = 10**6
+            for _ in range(2):
+                assert isinstance(await sink.send(entries(1)), Unavailable)
+            receiver.index_after = 0
+            for _ in range(2):
+                assert await sink.send(entries(1)) == Delivered()
+    # Both were left when the fate of their batch was not known.
+    assert receiver.channels[-1] == receiver.channels[-3]
+    assert receiver.channels[-1] not in known
+
+
 async def test_splunk_acknowledgement_outlives_disturbances() -> None:
     def broken(_: Received) -> web.StreamResponse:
         raise ConnectionResetError

@@ -11,6 +11,7 @@ import pytest
 from sark.errors import DurabilityError, ReplicationError, StoreCommandError
 from sark.store import Script
 from tests.support.polling import until
+from tests.support.replicas import AT_ONCE, follow, linked
 from tests.support.servers import ValkeyServer
 from tests.support.stores import Reports, open_server
 
@@ -41,20 +42,9 @@ def syncing(private_server: StartServer) -> ValkeyServer:
 @pytest.fixture
 def replicated(private_server: StartServer) -> tuple[ValkeyServer, ValkeyServer]:
     """A primary and its replica."""
-    primary, replica = private_server({"repl-diskless-sync-delay": "0"}), private_server()
-    client = replica.client()
-    client.config_set("primaryauth", primary.password)
-    client.replicaof(primary.host, primary.port)
+    primary, replica = private_server(AT_ONCE), private_server()
+    follow(replica, primary)
     return primary, replica
-
-
-async def linked(replica: ValkeyServer) -> None:
-    client = replica.client()
-    await until(
-        lambda: client.info("replication")["master_link_status"] == "up",  # type: ignore[index]
-        within=20,
-        what="the replica follows its primary",
-    )
 
 
 async def test_a_write_outlives_a_kill_once_it_has_returned(syncing: ValkeyServer) -> None:

@@ -123,7 +123,7 @@ class HecStub(StubReceiver):
     ) -> None:
         super().__init__()
         self._ack = ack
-        self._index_after = index_after
+        self.index_after = index_after
         self._keeps_earlier = keeps_earlier
         self._asked = 0
         self.channels: list[str | None] = []
@@ -136,7 +136,7 @@ class HecStub(StubReceiver):
         if received.path == "/services/collector/ack":
             self._asked += 1
             acks = json.loads(received.body)["acks"]
-            done = self._asked > self._index_after
+            done = self._asked > self.index_after
             return web.json_response({"acks": {str(each): done for each in acks}})
         if received.path != "/services/collector/event":
             return web.Response(status=404, text="Not Found")

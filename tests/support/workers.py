@@ -83,6 +83,11 @@ class Worker:
         self.process.send_signal(number)
         return self.process.wait(STOP_SECONDS)
 
+    def kill(self) -> None:
+        """End it at once, if it runs."""
+        self.process.kill()
+        self.process.wait()
+
     def __enter__(self) -> Self:
         return self.start()
 
@@ -92,6 +97,4 @@ class Worker:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+        self.kill()

@@ -83,7 +83,6 @@ def test_options_and_their_defaults() -> None:
         "sourcetype": None,
         "ack": True,
         "ack_timeout": 9,
-        "channel": None,
     }
     assert planned("elastic+https://h").format == "ecs"
     assert planned("elastic+https://h").is_json

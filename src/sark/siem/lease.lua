@@ -45,6 +45,7 @@ siem_push(KEYS[6], events, 1, count)
 server.call('HINCRBY', account, 'queued_bytes', -bytes)
 siem_book(account, 'inflight', count, bytes)
 local token = string.format('%.0f', server.call('HINCRBY', account, 'token', 1))
-siem_write_lease(
-  KEYS[3], ARGV[1], {token = token, expiry = siem_now_ms() + tonumber(ARGV[4])}, events)
+siem_write_lease(KEYS[3], ARGV[1], {
+  token = token, expiry = siem_now_ms() + tonumber(ARGV[4]), renewed = 0,
+}, events)
 return {token, events}

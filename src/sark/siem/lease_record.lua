@@ -1,5 +1,6 @@
--- The record of a lease: "token expiry events bytes oldest", the expiry in milliseconds of the
--- server's clock, the oldest as the id of the first event ('-' when it has none).
+-- The record of a lease: "token expiry events bytes oldest renewed", the expiry in milliseconds of
+-- the server's clock, the oldest as the id of the first event ('-' when it has none), renewed as 1
+-- once its worker has lived with these events long enough to renew it, else 0.
 --
 -- siem_lease(leases, worker)            its fields by name; nil without a lease
 -- siem_write_lease(leases, worker, lease, events)  write it, for events that are held now
@@ -14,11 +15,11 @@ end
 local function siem_lease(leases, worker)
   local record = server.call('HGET', leases, worker)
   if not record then return nil end
-  local token, expiry, events, bytes, oldest =
-    string.match(record, '^(%d+) (%d+) (%d+) (%d+) (%S+)$')
+  local token, expiry, events, bytes, oldest, renewed =
+    string.match(record, '^(%d+) (%d+) (%d+) (%d+) (%S+) ([01])$')
   return {
     token = token, expiry = tonumber(expiry), events = tonumber(events), bytes = tonumber(bytes),
-    oldest = oldest,
+    oldest = oldest, renewed = tonumber(renewed),
   }
 end
 
@@ -28,7 +29,8 @@ local function siem_write_lease(leases, worker, lease, events)
     lease.oldest = string.match(events[1], '"id":"([%x-]+)"') or '-'
   end
   server.call('HSET', leases, worker, string.format(
-    '%s %.0f %.0f %.0f %s', lease.token, lease.expiry, lease.events, lease.bytes, lease.oldest))
+    '%s %.0f %.0f %.0f %s %d', lease.token, lease.expiry, lease.events, lease.bytes, lease.oldest,
+    lease.renewed))
 end
 
 local function siem_digest(event)

@@ -1,4 +1,6 @@
 -- End one worker's lease if it has expired: its events return to the head of the queue, in order.
+-- What kills its workers does so before they can renew; after that, something else has ended them,
+-- so the events have not outlived the lease.
 --
 -- KEYS     as in settle
 -- ARGV[1]  worker, ARGV[2] token
@@ -12,7 +14,7 @@ local lease = siem_lease(KEYS[3], ARGV[1])
 if not lease or lease.token ~= ARGV[2] or lease.expiry > siem_now_ms() then return {} end
 local events = server.call('LRANGE', KEYS[6], 0, -1)
 local back, dead, heads, place = {}, {}, {}, {}
-for i, event in ipairs(events) do
+for i, event in ipairs(lease.renewed == 0 and events or {}) do
   local digest = siem_digest(event)
   if server.call('HINCRBY', KEYS[5], digest, 1) >= tonumber(ARGV[5]) then
     dead[#dead + 1], heads[#heads + 1], place[i] = event, ARGV[6], #dead + 1

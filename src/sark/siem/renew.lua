@@ -7,6 +7,6 @@
 -- meanwhile must stay so.
 local lease = siem_lease(KEYS[1], ARGV[1])
 if not lease or lease.token ~= ARGV[2] then return 0 end
-lease.expiry = siem_now_ms() + tonumber(ARGV[3])
+lease.expiry, lease.renewed = siem_now_ms() + tonumber(ARGV[3]), 1
 siem_write_lease(KEYS[1], ARGV[1], lease)
 return 1

@@ -5,6 +5,10 @@ HTTP Event Collector"). Answers carry a code beside the status ("Troubleshoot HT
 possible error codes). With acknowledgement, events count as delivered once the indexer says that
 they are safe; without it, once the collector has taken them into its queue.
 
+Acknowledgements are numbered per channel, and a collector that is restarted numbers from the start
+again. So a channel carries one batch at a time, and is left when the fate of that is not known:
+otherwise a later batch that got the same number would answer for one that was lost.
+
 What the collector does with the events before an invalid one is documented nowhere, and
 ``invalid-event-number`` counts from 0 for some codes and from 1 for others (an incorrect index). So
 the number only says where to split: every event is sent until it was taken or refused alone, and
@@ -16,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -42,6 +46,7 @@ __all__ = ["SINK", "SplunkSink", "classify", "classify_ack"]
 
 EVENTS_PATH: Final = "/services/collector/event"
 ACK_PATH: Final = "/services/collector/ack"
+CHANNEL_HEADER: Final = "X-Splunk-Request-Channel"
 # The size that Splunk recommends for Splunk Cloud; its own limit is far above.
 LARGEST_BYTES: Final = 1_000_000
 MOST_EVENTS: Final = 1000
@@ -71,9 +76,7 @@ class SplunkSink:
         self._ack: bool = plan.options["ack"]
         self._ack_timeout: int = plan.options["ack_timeout"]
         headers = {"Authorization": f"Splunk {token}", "Content-Type": "application/json"}
-        if self._ack:
-            # Ids of acknowledgements count per channel, and each sink asks for its own only.
-            headers["X-Splunk-Request-Channel"] = plan.options["channel"] or str(uuid.uuid4())
+        self._idle_channels: list[str] = []
         # A balancer in between must lead to the indexer that was sent the events, by its cookie.
         self._client = HttpClient(plan, address_url(plan), headers, keep_cookies=self._ack)
         self._json = plan.is_json
@@ -97,16 +100,10 @@ class SplunkSink:
 
     async def send(self, entries: Sequence[Entry]) -> Verdict:
         """Send a batch; with acknowledgement, wait until it is indexed as well."""
+        if self._ack:
+            return await self._send_and_wait(entries)
         answer = await self._client.post(self._body(entries), path=EVENTS_PATH)
-        if isinstance(answer, Unavailable):
-            return answer
-        verdict = classify(answer, len(entries))
-        if not self._ack or not isinstance(verdict, Delivered):
-            return verdict
-        ack_id = answer.json_object().get("ackId")
-        if not isinstance(ack_id, int):
-            return Unauthorized("indexer acknowledgement is asked for, and the token has it off")
-        return await self._acknowledged(ack_id) or verdict
+        return answer if isinstance(answer, Unavailable) else classify(answer, len(entries))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -118,7 +115,24 @@ class SplunkSink:
             for entry in entries
         )
 
-    async def _acknowledged(self, ack_id: int) -> Verdict | None:
+    async def _send_and_wait(self, entries: Sequence[Entry]) -> Verdict:
+        channel = self._idle_channels.pop() if self._idle_channels else str(uuid.uuid4())
+        headers = {CHANNEL_HEADER: channel}
+        answer = await self._client.post(self._body(entries), path=EVENTS_PATH, headers=headers)
+        if isinstance(answer, Unavailable):
+            return answer
+        verdict = classify(answer, len(entries))
+        if isinstance(verdict, Delivered):
+            ack_id = answer.json_object().get("ackId")
+            if not isinstance(ack_id, int):
+                return Unauthorized("indexer acknowledgement is asked for, and the token has it off")
+            failure = await self._wait_for_index(ack_id, headers)
+            if failure is not None:
+                return failure
+        self._idle_channels.append(channel)
+        return verdict
+
+    async def _wait_for_index(self, ack_id: int, headers: Mapping[str, str]) -> Verdict | None:
         """Ask until the events are indexed; None when they are."""
         body = json.dumps({"acks": [ack_id]}).encode()
         pause = FIRST_POLL_SECONDS
@@ -126,7 +140,7 @@ class SplunkSink:
             async with asyncio.timeout(self._ack_timeout):
                 while True:
                     await asyncio.sleep(pause)
-                    answer = await self._client.post(body, path=ACK_PATH)
+                    answer = await self._client.post(body, path=ACK_PATH, headers=headers)
                     if isinstance(answer, Answer):
                         verdict = classify_ack(answer, ack_id)
                         if not isinstance(verdict, Unavailable):
@@ -222,7 +236,6 @@ SINK = SinkKind(
         "sourcetype": _NAME,
         "ack": flag(),
         "ack_timeout": whole(1, 600, default=120),
-        "channel": text("a UUID", r"[0-9A-Fa-f]{8}-([0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}"),
     },
     credential="needed",
 )
