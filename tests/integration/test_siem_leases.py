@@ -357,6 +357,37 @@ async def test_a_lease_does_not_take_out_what_it_cannot_hold(server: ValkeyServe
         assert contents(server) == large + small
 
 
+@pytest.mark.parametrize("begins", ["status", "append", "copies", "lease", "purge", "drop"])
+async def test_an_account_from_before_bytes_were_accepted_is_completed(
+    server: ValkeyServer, begins: str
+) -> None:
+    events = [event_of(number) for number in range(5)]
+    with server.client() as client:
+        client.rpush("siem:event_queue", *events)
+        known = {"accepted": 7, "purged": 2, "queued_bytes": sum(map(len, events))}
+        client.hset("siem:account", mapping=known)
+    async with open_store(server.url) as store:
+        sink = open_sink(store)
+        match begins:
+            case "append" | "copies":
+                queue = EventQueue(store, SINKS, ROOMY, flush_timeout=30)
+                copies = begins == "copies"
+                assert await queue.put_back("main", [event_of()], copies=copies) == 1
+                await queue.close()
+            case "drop":
+                tight = QueueBounds(events=5)
+                queue = EventQueue(store, SINKS, tight, flush_timeout=30, overflow="drop_oldest")
+                await queue.append(audit_event(), deadline=later())
+                await queue.close()
+            case "purge":
+                assert await sink.purge("queue", 2) == 2
+        assert (await sink.status()).balanced
+        lease = await sink.lease("w", events=2, size=10**6)
+        assert lease is not None
+        await sink.acknowledge(lease)
+        assert (await sink.status()).balanced
+
+
 async def test_what_is_in_flight_keeps_its_room(server: ValkeyServer) -> None:
     bounds = QueueBounds(events=4)
     async with open_store(server.url) as store:

@@ -12,6 +12,7 @@
 -- Atomic because an event may be leased by one worker only, and must never be in neither list.
 local queue, account = KEYS[1], KEYS[4]
 if server.call('HEXISTS', KEYS[3], ARGV[1]) == 1 then return 'held' end
+siem_adopt(account)
 local failed_bytes = tonumber(server.call('HGET', account, 'failed_bytes') or 0)
 if server.call('LLEN', KEYS[2]) >= tonumber(ARGV[5]) or failed_bytes >= tonumber(ARGV[6]) then
   return 'full'
