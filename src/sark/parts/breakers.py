@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sark.breaker import Breaker, BreakerConfig
 from sark.breaker.control import BreakerControl
 from sark.keyspace import MAIN_SINK
@@ -33,9 +35,19 @@ def sink_breaker_config(settings: Settings) -> BreakerConfig:
     )
 
 
-def sink_breaker(settings: Settings, store: Store, sink: str) -> Breaker:
-    """Make the breaker of one sink; run it with ``running()``."""
-    return Breaker(store, sink_breaker_name(sink), sink_breaker_config(settings))
+def sink_breaker(settings: Settings, store: Store, sink: str, *, longest: float = 0.0) -> Breaker:
+    """Make the breaker of one sink; run it with ``running()``.
+
+    Args:
+        settings: Its rules.
+        store: Where its state is.
+        sink: Which sink.
+        longest: Longest that sending one batch may take, in seconds, where that is more than one
+            exchange: the result of a probe that outlived its lease would count for nothing.
+    """
+    config = sink_breaker_config(settings)
+    lease = max(config.probe_lease, longest + settings.siem_timeout)
+    return Breaker(store, sink_breaker_name(sink), replace(config, probe_lease=lease))
 
 
 def breaker_control(settings: Settings, store: Store) -> BreakerControl:

@@ -76,8 +76,9 @@ async def open_forwarding(
     async with contextlib.AsyncExitStack() as stack:
         for plan in plans if forward else ():
             name = plan.address.name
-            breaker = breakers[name] = sink_breaker(settings, store, name)
             sink = make_sink(plan)
+            longest = sink.limits.seconds
+            breaker = breakers[name] = sink_breaker(settings, store, name, longest=longest)
             stack.push_async_callback(sink.close)
             await sink.open()
             await stack.enter_async_context(breaker.running())
