@@ -101,6 +101,7 @@ async def test_a_worker_stops_in_order_and_tells_its_state(
             async with http.get("/metrics") as response:
                 text = await response.text()
             assert 'sark_siem_account_events{entry="accepted",sink="main"} 1000.0' in text
+            assert 'sark_breaker_state{breaker="siem",state="closed"} 1.0' in text
             async with http.get("/health/ready") as response:
                 report = await response.json()
         assert report["ready"]

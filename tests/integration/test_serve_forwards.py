@@ -46,6 +46,9 @@ async def test_events_reach_a_file_in_the_data_directory(tmp_path: Path) -> None
             assert (report["breaker"], report["forwarder"]["paused"]) == ("closed", {})
             ready = await read(http, "/health/ready")
             status = await read(http, "/v1/status", headers=service.admin)
+            async with http.get("/metrics") as response:
+                metrics = await response.text()
+        assert 'sark_breaker_state{breaker="siem",state="closed"} 1.0' in metrics
         (check,) = [each for each in ready["checks"] if each["part"] == "sink main"]
         assert (check["ok"], check["required"]) == (True, False)
         assert [each["sink"] for each in status["sinks"]] == ["main"]
