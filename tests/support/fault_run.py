@@ -6,6 +6,7 @@ Envoy, and to a file. Everything that could take long to heal is short here.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -70,6 +71,7 @@ class Parts:
         server: The Valkey server.
         receiver: The Splunk collector.
         proxy: What stands before it.
+        proxy_turn: Held by whoever does something to the proxy.
         file: The other receiver; what it was renamed to begins with its name.
         spill: The folder of the spill files.
         workers: Those that run now.
@@ -87,6 +89,7 @@ class Parts:
         self.producers: list[Producer] = []
         self._directory = directory
         self._numbers = itertools.count()
+        self.proxy_turn = asyncio.Lock()
         self.proxy: Envoy
 
     def open(self, stack: ExitStack) -> None:

@@ -41,7 +41,7 @@ _FRAGMENTS = ("lists.lua", "append.lua", "letters.lua", "lease_record.lua")
 
 def _load(name: str) -> Script:
     files = [("sark.siem", file) for file in (*_FRAGMENTS, f"{name}.lua")]
-    return load_script(f"siem.{name}", _CLOCK, *files)
+    return load_script(f"siem.{name}", _CLOCK, *files, when_full=True)
 
 
 _LEASE, _RENEW, _RESUME, _ACKNOWLEDGE = map(_load, ("lease", "renew", "resume", "acknowledge"))

@@ -40,6 +40,7 @@ _PURGE = load_script(
     ("sark.siem", "lists.lua"),
     ("sark.siem", "letters.lua"),
     ("sark.siem", "purge.lua"),
+    when_full=True,
 )
 
 Overflow = Literal["refuse", "drop_oldest"]
