@@ -173,6 +173,20 @@ def test_a_sink_that_refuses_is_an_exit_status(server: ValkeyServer, tmp_path: P
     assert json.loads(ended.stdout)["verdict"] == "unavailable"
 
 
+def test_a_sink_that_can_not_be_opened_is_told(server: ValkeyServer, tmp_path: Path) -> None:
+    variables = {
+        "VALKEY_URL": server.url,
+        "SARK_DATA_DIR": tmp_path,
+        "SARK_SIEM_SINKS": f"file://{tmp_path}/missing/audit.jsonl",
+    }
+    (tmp_path / "missing").write_text("a file where a folder has to be")
+    ended = call_sark("siem", "test-sink", "--json", **variables)
+    found = json.loads(ended.stdout)
+    assert (ended.returncode, found["delivered"]) == (1, False)
+    assert found["verdict"] in {"unusable", "unavailable"}
+    assert found["reason"]
+
+
 def test_without_anything_to_ask_it_says_so(tmp_path: Path) -> None:
     ended = call_sark("siem", "status", SARK_DATA_DIR=tmp_path)
     assert ended.returncode == 2

@@ -42,7 +42,7 @@ async def test_events_reach_a_file_in_the_data_directory(tmp_path: Path) -> None
             (report,) = (await read(http, "/v1/siem", headers=service.admin))["sinks"]
             assert report["address"] == f"file://{file}"
             assert report["account"]["accepted"]["events"] == 3
-            assert (report["breaker"], report["forwarder"]["paused"]) == ("closed", [])
+            assert (report["breaker"], report["forwarder"]["paused"]) == ("closed", {})
             ready = await read(http, "/health/ready")
             status = await read(http, "/v1/status", headers=service.admin)
         (check,) = [each for each in ready["checks"] if each["part"] == "sink main"]

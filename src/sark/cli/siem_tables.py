@@ -98,7 +98,7 @@ def _forwarder(state: ForwarderState | None) -> str:
     if state is None:
         return "elsewhere"
     if state.paused:
-        return f"paused: {', '.join(state.paused)}"
+        return "; ".join(f"paused, {kind}: {why}" for kind, why in state.paused.items())
     if state.failing:
         return f"failing, again in {state.retry_in:.0f} s: {state.failing}"
     return "runs"

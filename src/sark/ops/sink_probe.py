@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from sark.errors import ConfigurationError, SinkError
 from sark.siem.formats import format_of
 from sark.siem.forwarder import encoder_of
 from sark.siem.sinks.kind import SinkPlan
@@ -23,9 +24,10 @@ class SinkTest(msgspec.Struct, frozen=True):
         sink: Where it was sent.
         delivered: Whether the receiver took it.
         verdict: What its answer means: ``delivered``, ``partly``, ``rejected``, ``toolarge``,
-            ``throttled``, ``unavailable`` or ``unauthorized``.
+            ``throttled``, ``unavailable`` or ``unauthorized``; ``unusable`` when nothing could be
+            sent, for instance to a file that cannot be written.
         reason: What it said; empty when it took the event.
-        event_id: Of the event, to look for at the receiver.
+        event_id: Of the event, to look for at the receiver; empty when none was sent.
         seconds: Until its answer.
     """
 
@@ -42,13 +44,12 @@ async def try_sink(plan: SinkPlan) -> SinkTest:
 
     Args:
         plan: The sink as it is configured.
-
-    Raises:
-        ConfigurationError: Its options contradict each other.
-        SinkError: It cannot be opened, for instance a file that cannot be written.
     """
     name = plan.address.name
-    probe = await probe_sink(name, make_sink(plan), encoder_of(format_of(plan.format)))
+    try:
+        probe = await probe_sink(name, make_sink(plan), encoder_of(format_of(plan.format)))
+    except (ConfigurationError, SinkError) as error:
+        return SinkTest(name, False, "unusable", str(error), "", 0.0)  # noqa: FBT003 - named above
     return SinkTest(
         sink=name,
         delivered=probe.is_delivered,

@@ -49,7 +49,11 @@ async def serve_metrics(
     async def ready(_: web.Request) -> web.Response:
         servers = await store.check(timeout=BUDGET_SECONDS)
         is_ready = all(each.ok for each in servers if each.role == "state")
-        sinks = {name: each.state for name, each in forwarding.forwarders.items()}
+        states = [each.state for each in forwarding.forwarders.values()]
+        # Anybody may ask; what receivers said is for the log.
+        sinks = {
+            each.sink: {"paused": [*each.paused], "failing": bool(each.failing)} for each in states
+        }
         return _json({"ready": is_ready, "sinks": sinks}, 200 if is_ready else 503)
 
     app = web.Application()

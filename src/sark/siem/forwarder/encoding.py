@@ -29,7 +29,7 @@ Encoded = Entry | str
 class Encoder(Protocol):
     """Writes one queued event in the format of a sink."""
 
-    def __call__(self, event: bytes) -> Entry:
+    def __call__(self, event: bytes, /) -> Entry:
         """Decode an event and encode it again.
 
         Raises:

@@ -82,7 +82,7 @@ class Forwarder:
         self._under_way = 0
         self._changed = asyncio.Event()
         self._deliveries: set[asyncio.Task[None]] = set()
-        self._paused: set[PauseKind] = set()
+        self._paused: dict[PauseKind, str] = {}
 
     @property
     def state(self) -> ForwarderState:
@@ -91,7 +91,7 @@ class Forwarder:
             sink=self.name,
             worker=self._holdings.name,
             leases=len(self._holdings),
-            paused=tuple(sorted(self._paused)),
+            paused=dict(self._paused),
             failing=self._sender.failing,
             retry_in=self._sender.retry_in,
         )
@@ -267,13 +267,13 @@ class Forwarder:
 
     def _pause(self, kind: PauseKind, reason: str) -> None:
         if kind not in self._paused:
-            self._paused.add(kind)
+            self._paused[kind] = reason
             self._hub.emit(SinkPaused(self.name, paused=True, kind=kind, reason=reason))
         self._set_halt(LOOK_AGAIN_SECONDS[kind])
 
     def _unpause(self, kind: PauseKind) -> None:
         if kind in self._paused:
-            self._paused.remove(kind)
+            del self._paused[kind]
             self._hub.emit(SinkPaused(self.name, paused=False, kind=kind, reason=""))
 
     def _set_halt(self, seconds: float) -> None:

@@ -70,7 +70,7 @@ class ForwarderState(msgspec.Struct, frozen=True, kw_only=True):
         sink: Where it forwards to.
         worker: Its name, with which those of its leases begin.
         leases: Batches that it holds.
-        paused: Why it takes nothing; empty while it does.
+        paused: Why it takes nothing, with what came; empty while it does.
         failing: What the receiver's last failure was; empty once it took something again.
         retry_in: Seconds until the receiver is asked again; 0 when it may be asked now.
     """
@@ -78,6 +78,6 @@ class ForwarderState(msgspec.Struct, frozen=True, kw_only=True):
     sink: str
     worker: str
     leases: int
-    paused: tuple[PauseKind, ...]
+    paused: dict[PauseKind, str]
     failing: str
     retry_in: float
