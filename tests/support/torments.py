@@ -170,9 +170,11 @@ async def _of_producer(parts: Parts, slot: int, random: Random) -> str:
     return "stopped" if kind < 0.5 else "killed"
 
 
-async def _inject(parts: Parts, *aborts: Mapping[int, int], **delays: int) -> None:
+async def _inject(
+    parts: Parts, aborts: Mapping[int, int] | None = None, *, delayed: int = 0, delay_ms: int = 0
+) -> None:
     async with parts.proxy_turn:
-        await asyncio.to_thread(parts.proxy.inject, *aborts, **delays)
+        await asyncio.to_thread(parts.proxy.inject, aborts, delayed=delayed, delay_ms=delay_ms)
 
 
 async def _pause(pid: int, seconds: float) -> None:

@@ -126,9 +126,7 @@ class SplunkSink:
         if isinstance(verdict, Delivered):
             ack_id = answer.json_object().get("ackId")
             if not isinstance(ack_id, int):
-                return Unauthorized(
-                    "indexer acknowledgement is asked for, and the token has it off"
-                )
+                return Unauthorized(NO_ACKNOWLEDGEMENT)
             failure = await self._wait_for_index(ack_id, headers)
             if failure is not None:
                 return failure
