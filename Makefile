@@ -5,8 +5,8 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PEERS  := .venv-bench
 RECEIVERS := .venv-receivers
-# Test files run side by side, each on servers of its own.
-JOBS   ?= 2
+# Test files run side by side, each on servers of its own; many of them mostly wait.
+JOBS   ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-heavy lint format bench faults lock clean

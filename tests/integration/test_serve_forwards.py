@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from tests.support.polling import until
 from tests.support.service import SarkService, http_client
@@ -83,6 +84,7 @@ async def test_a_receiver_that_is_down_does_not_make_a_service_unready(tmp_path:
     assert logged[0]["event"] == "audit events not forwarded, will be tried again"
 
 
+@pytest.mark.heavy
 async def test_a_service_that_does_not_forward_says_who_does(tmp_path: Path) -> None:
     with SarkService(tmp_path) as service:
         assert "`sark worker` forwards" in service.stdout
