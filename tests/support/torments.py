@@ -54,7 +54,9 @@ async def torment(parts: Parts, seed: int, *, seconds: float, kill_valkey: bool)
             await asyncio.sleep(random.uniform(*REST_SECONDS))
             done[f"{part.split(maxsplit=1)[0]} {await fault(random)}"] += 1
 
-    await asyncio.gather(*(repeat(part, fault) for part, fault in faults.items()))
+    async with asyncio.TaskGroup() as group:
+        for part, fault in faults.items():
+            group.create_task(repeat(part, fault))
     return done
 
 

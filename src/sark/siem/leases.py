@@ -283,8 +283,9 @@ class SinkQueue:
     def _leased(self, worker: str, reply: Sequence[Any]) -> Lease | None:
         if not reply:
             return None
-        token, events = reply
-        return Lease(self.sink, worker, int(token), tuple(events), sum(map(len, events)))
+        token, events, *behind = reply
+        size = sum(map(len, events))
+        return Lease(self.sink, worker, int(token), tuple(events), size, *behind)
 
     async def _oldest(self, key: str, count: int) -> list[bytes]:
         _check_count(count, MAX_LISTED)
