@@ -41,7 +41,7 @@ BATCH_EVENTS = 200
 BATCHES_AT_ONCE = 2
 SENT_AT_ONCE = WORKERS * BATCHES_AT_ONCE * BATCH_EVENTS
 """Events that may be on their way to a receiver at one moment."""
-REQUEST_BYTES = 60_000
+REQUEST_BYTES = 50_000
 """Above it the collector answers 413: full batches are a little larger."""
 PROXY_SECONDS = 1.5
 
