@@ -52,8 +52,8 @@ $(PEERS)/.ready: $(READY) benchmarks/peers/requirements.lock
 bench: $(READY) $(PEERS)/.ready ## measure against the driver and peers; writes benchmarks/results.json
 	$(BIN)/python -m benchmarks
 
-faults: $(READY) ## the fault tests alone: kill, stop, partition
-	$(BIN)/python -m pytest tests/faults
+faults: $(READY) $(RECEIVERS)/.ready ## the fault tests, then the fault run (FAULT_RUN_SECONDS=45, FAULT_RUN_SEED=)
+	$(BIN)/python -m pytest tests/faults tests/heavy/test_audit_fault_run.py
 
 lock: ## resolve the dependencies again into requirements.lock (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --all-extras --group dev \
