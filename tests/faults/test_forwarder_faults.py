@@ -58,6 +58,7 @@ async def slowly(_: list[str]) -> int:
     return 200
 
 
+@pytest.mark.heavy
 async def test_workers_of_several_processes_share_a_queue_and_one_may_be_killed(
     store: Store, server: ValkeyServer, receiver: Receiver, tmp_path: Path
 ) -> None:
@@ -100,6 +101,7 @@ async def test_a_worker_stops_in_order_and_tells_its_state(
             async with http.get("/metrics") as response:
                 text = await response.text()
             assert 'sark_siem_account_events{entry="accepted",sink="main"} 1000.0' in text
+            assert 'sark_breaker_state{breaker="siem",state="closed"} 1.0' in text
             async with http.get("/health/ready") as response:
                 report = await response.json()
         assert report["ready"]
@@ -113,6 +115,7 @@ async def test_a_worker_stops_in_order_and_tells_its_state(
     assert status.delivered.events < 1000
 
 
+@pytest.mark.heavy
 async def test_a_stalled_worker_loses_its_events_and_settles_nothing(
     store: Store, server: ValkeyServer, receiver: Receiver, tmp_path: Path
 ) -> None:

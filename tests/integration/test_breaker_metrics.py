@@ -15,6 +15,9 @@ async def test_state_time_and_openings(server: ValkeyServer) -> None:
     registry = CollectorRegistry()
     async with open_breaker(server, failures=2, open_seconds=30) as (breaker, _):
         registry.register(BreakerCollector(lambda: [breaker]))
+        assert registry.get_sample_value(
+            "sark_breaker_state", {"breaker": "billing", "state": "closed"}
+        ), "known before it has ever changed"
         for _ in range(2):
             (await breaker.acquire()).failed("TimeoutError")
         await until(lambda: breaker.snapshot().state == "open", within=5, what="it opens")
@@ -24,6 +27,9 @@ async def test_state_time_and_openings(server: ValkeyServer) -> None:
             assert found is not None, generate_latest(registry).decode()
             return found
 
+        assert value("sark_breaker_state", state="open") == 1
+        assert value("sark_breaker_state", state="closed") == 0
+        assert value("sark_breaker_alone") == 0
         assert value("sark_breaker_opened_total") == 1
         assert value("sark_breaker_failures") == 2
         assert value("sark_breaker_probes") == 0

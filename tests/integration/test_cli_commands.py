@@ -132,17 +132,35 @@ def test_an_external_valkey_needs_no_service(server: ValkeyServer, tmp_path: Pat
 
 
 def test_an_external_valkey_that_is_away_is_told(tmp_path: Path) -> None:
+    """It decides as a service would; where the record is, nobody else could tell."""
     address = f"127.0.0.1:{free_port()}"
-    url, policies = f"valkey://:hunter2@{address}", write_policies(tmp_path)
-    ended = call_sark(
-        "authorize",
-        "gus",
-        "x:read",
-        "r",
-        VALKEY_URL=url,
-        SARK_POLICY_DIR=policies,
-        SARK_KEY_DIR=policies / "keys",
-    )
+    policies, spill = write_policies(tmp_path), tmp_path / "spill"
+    variables = {
+        "VALKEY_URL": f"valkey://:hunter2@{address}",
+        "SARK_POLICY_DIR": policies,
+        "SARK_KEY_DIR": policies / "keys",
+        "SARK_SPILL_DIR": spill,
+    }
+    ended = call_sark("authorize", "gus", "x:read", "r", **variables)
+    assert (ended.returncode, json.loads(ended.stdout)["allow"]) == (0, True)
+    (line,) = ended.stderr.splitlines()
+    # Late: the time of the request was over while it still tried to connect.
+    assert re.search(rf"{address} did not take the audit event \((unavailable|late)\)", line)
+    assert str(spill) in line
+    assert "hunter2" not in line
+    assert [*spill.glob("spill-*.db")]
+
+
+def test_an_external_valkey_that_is_away_and_nowhere_to_spill_is_an_error(tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    policies = write_policies(tmp_path)
+    variables = {
+        "VALKEY_URL": f"valkey://:hunter2@{address}",
+        "SARK_POLICY_DIR": policies,
+        "SARK_KEY_DIR": policies / "keys",
+        "SARK_SPILL_MAX_BYTES": 0,
+    }
+    ended = call_sark("authorize", "gus", "x:read", "r", **variables)
     assert (ended.returncode, ended.stdout) == (1, "")
     (line,) = ended.stderr.splitlines()
     assert address in line

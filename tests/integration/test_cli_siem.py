@@ -17,7 +17,7 @@ from tests.support.forwarders import closed_account, fill, queue_of
 from tests.support.gateways import open_store
 from tests.support.polling import until
 from tests.support.servers import ValkeyServer
-from tests.support.service import SarkService, assert_problem, call_sark, http_client
+from tests.support.service import SarkService, assert_problem, call_sark, http_client, run_sark
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +117,7 @@ def test_dead_letters_are_shown_and_replayed_with_their_ids(
     assert (code, out) == (0, "1,200 events are queued again\n")
     code, out, _ = sark(where, "replay")
     assert (code, out) == (0, "300 events are queued again\n")
+    assert sark(where, "replay") == (0, "0 events are queued again\n", "")
     found = account(where)
     assert (found["queued"]["events"], found["failed"]["events"]) == (1500, 0)
     assert ids_in(sark(where, "tail", "-n", "1000")[1]) == ids[500:]
@@ -185,6 +186,17 @@ def test_a_sink_that_can_not_be_opened_is_told(server: ValkeyServer, tmp_path: P
     assert (ended.returncode, found["delivered"]) == (1, False)
     assert found["verdict"] in {"unusable", "unavailable"}
     assert found["reason"]
+
+
+def test_a_worker_whose_sink_can_not_be_opened_names_it(
+    server: ValkeyServer, tmp_path: Path
+) -> None:
+    (tmp_path / "missing").write_text("a file where a folder has to be")
+    sinks = f"main=stdout:,copy=file://{tmp_path}/missing/audit.jsonl"
+    ended = run_sark("worker", VALKEY_URL=server.url, SARK_SIEM_SINKS=sinks)
+    assert ended.returncode == 1
+    line = ended.stderr.splitlines()[-1]
+    assert line.startswith(f"sark: SARK_SIEM_SINKS: the sink copy: {tmp_path}/missing/audit.jsonl ")
 
 
 def test_without_anything_to_ask_it_says_so(tmp_path: Path) -> None:

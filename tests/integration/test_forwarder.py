@@ -100,6 +100,20 @@ async def test_a_lease_is_cut_to_what_the_receiver_takes(store: Store, receiver:
     assert max(len(batch) for batch in receiver.batches) == 3
 
 
+async def test_events_that_go_alone_are_not_held_up(
+    store: Store, sink: LinesSink, receiver: Receiver
+) -> None:
+    """A batch waits to fill up only while there is nothing to fill it with."""
+    ids = await fill(store, 50)
+    queue = queue_of(store, lease=0.05)
+    for turn in range(2):
+        assert await queue.lease(f"lost-{turn}", events=50, size=10**6) is not None
+        await until(queue.reap, within=PATIENCE_SECONDS, what="the lease was reaped")
+    async with open_forwarder(store, sink, batching=replace(QUICK, age=5.0)):
+        await drained(store)
+    assert receiver.batches == [[each] for each in ids]
+
+
 async def test_a_batch_waits_no_longer_than_its_age(
     store: Store, sink: LinesSink, receiver: Receiver
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from tests.support.polling import until
 from tests.support.service import SarkService, http_client
@@ -45,6 +46,9 @@ async def test_events_reach_a_file_in_the_data_directory(tmp_path: Path) -> None
             assert (report["breaker"], report["forwarder"]["paused"]) == ("closed", {})
             ready = await read(http, "/health/ready")
             status = await read(http, "/v1/status", headers=service.admin)
+            async with http.get("/metrics") as response:
+                metrics = await response.text()
+        assert 'sark_breaker_state{breaker="siem",state="closed"} 1.0' in metrics
         (check,) = [each for each in ready["checks"] if each["part"] == "sink main"]
         assert (check["ok"], check["required"]) == (True, False)
         assert [each["sink"] for each in status["sinks"]] == ["main"]
@@ -83,6 +87,7 @@ async def test_a_receiver_that_is_down_does_not_make_a_service_unready(tmp_path:
     assert logged[0]["event"] == "audit events not forwarded, will be tried again"
 
 
+@pytest.mark.heavy
 async def test_a_service_that_does_not_forward_says_who_does(tmp_path: Path) -> None:
     with SarkService(tmp_path) as service:
         assert "`sark worker` forwards" in service.stdout

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
@@ -39,6 +39,7 @@ from tests.support.leases import (
     letters,
     open_sink,
 )
+from tests.support.polling import until
 from tests.support.probe import count_round_trips
 from tests.support.servers import ValkeyServer
 
@@ -516,3 +517,32 @@ async def test_every_step_is_one_round_trip_whatever_its_size(server: ValkeyServ
         counts.reset()
         await sink.status()
         assert (counts.round_trips, counts.commands["evalsha"]) == (1, 1)
+
+
+async def test_events_leave_a_server_that_is_full(
+    private_server: Callable[..., ValkeyServer],
+) -> None:
+    """Above ``maxmemory`` nothing can be appended; what forwards makes room again."""
+    server = private_server({"maxmemory-policy": "noeviction"})
+    async with open_store(server.url) as store:
+        sink = open_sink(store, lease=0.1)
+        await fill(store, [event_of() for _ in range(9)])
+        server.client().config_set("maxmemory", 1)
+        with pytest.raises(StoreCommandError, match="maxmemory"):
+            await fill(store, [event_of()])
+        lost = await sink.lease("lost", events=3, size=10**6)
+        assert lost is not None
+        await until(sink.reap, within=10, what="the lease was reaped")
+        lease = await sink.lease("w", events=6, size=10**6)
+        assert lease is not None
+        await sink.renew(lease)
+        lease = await sink.resume("w")
+        assert lease is not None
+        lease = await sink.settle(lease, [DELIVERED, Bad("no"), RETURN, *[KEEP] * 3])
+        assert lease is not None
+        await sink.acknowledge(lease)
+        assert await sink.replay(1) == 1
+        assert await sink.purge("queue", 1) == 1
+        status = await sink.status()
+    assert status.balanced
+    assert (status.delivered.events, status.queued.events) == (4, 4)

@@ -18,6 +18,7 @@ from contextlib import (
 )
 from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self, cast
 from unittest.mock import patch
@@ -96,29 +97,32 @@ def environment(**variables: object) -> dict[str, str]:
 def run_sark(
     *arguments: str, cwd: Path = CHECKOUT, timeout: float = START_SECONDS, **variables: object
 ) -> subprocess.CompletedProcess[str]:
-    """Run a ``sark`` command to its end."""
-    return subprocess.run(
-        [SARK, *arguments],
-        cwd=cwd,
-        env=environment(**variables),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    """Run a ``sark`` command to its end, with a data directory of its own unless one is named."""
+    with TemporaryDirectory(prefix="sark-") as own:
+        return subprocess.run(
+            [SARK, *arguments],
+            cwd=cwd,
+            env=environment(**{"SARK_DATA_DIR": own, **variables}),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
 
 
 def call_sark(*arguments: str, **variables: object) -> subprocess.CompletedProcess[str]:
     """Run a ``sark`` command in this process, which saves half a second of imports.
 
+    Its data directory is its own unless one is named, so that nothing is left in the checkout's.
     Not for commands that configure logs or handle signals.
     """
     from sark.cli import main
 
     out, err, code = StringIO(), StringIO(), 0
     with (
-        patch.dict(os.environ, environment(**variables), clear=True),
+        TemporaryDirectory(prefix="sark-") as own,
+        patch.dict(os.environ, environment(**{"SARK_DATA_DIR": own, **variables}), clear=True),
         patch.object(sys, "argv", ["sark", *arguments]),
         redirect_stdout(out),
         redirect_stderr(err),

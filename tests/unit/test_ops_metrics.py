@@ -237,11 +237,7 @@ EXPECTED: list[tuple[Event, dict[str, float]]] = [
     (LeaseExpired("main", 7), {"sark_siem_lease_expired_events_total sink=main": 7}),
     (
         BreakerChanged("siem", "open", "x", shared=False),
-        {
-            "sark_breaker_changes_total breaker=siem state=open": 1,
-            "sark_breaker_state breaker=siem state=open": 1,
-            "sark_breaker_alone breaker=siem": 1,
-        },
+        {"sark_breaker_changes_total breaker=siem state=open": 1},
     ),
     (AuditRefused(2, "full"), {"sark_audit_events_refused_total reason=full": 2}),
 ]

@@ -12,6 +12,7 @@ import typer
 
 from sark.cli.arguments import parse_context, require_text
 from sark.cli.service_client import caller_of
+from sark.cli.spilled import spilled_told
 from sark.errors import ConfigurationError
 from sark.gateway import Request
 from sark.policy.decisions import Consistency
@@ -57,8 +58,9 @@ def authorize(  # noqa: PLR0917 - the parameters are the command's arguments
     With an access token, its session has to be alive and USER's. It is read from a file because
     other users can see a command's arguments.
 
-    Asks the service that runs on this data directory; without one, VALKEY_URL must be set, and the
-    request is decided in this process.
+    Asks the service that runs on this data directory. With VALKEY_URL the request is decided in
+    this process as a service would, also while Valkey is away; standard error then tells in which
+    folder the audit event waits.
     """
     named = {"USER": user, "ACTION": action, "RESOURCE": resource, "--ip": ip}
     named |= {"--api-key-id": api_key_id, "--policy": policy, "--freshness": freshness}
@@ -103,9 +105,10 @@ def _read_token(name: str) -> str:
 
 async def _ask(settings: Settings, request: Request) -> dict[str, Any]:
     if settings.valkey_url is not None:
-        async with open_runtime(settings) as sark:
-            answer: dict[str, Any] = msgspec.to_builtins(await sark.authorize(request))
-            return answer
+        with spilled_told(settings) as hub:
+            async with open_runtime(settings, hub=hub) as sark:
+                answer: dict[str, Any] = msgspec.to_builtins(await sark.authorize(request))
+        return answer
     members = msgspec.structs.asdict(request)
     found: dict[str, Any] = await caller_of(settings).call("POST", "/v1/authorize", members)
     return found

@@ -11,6 +11,7 @@ import msgspec
 
 from sark.admission import Admission
 from sark.cli.service_client import ServiceClient, admin_of, user_path
+from sark.cli.spilled import spilled_told
 from sark.errors import AuditError, SarkError
 from sark.parts.admission import open_admission
 from sark.sessions import Revocation, Session, Sessions
@@ -111,8 +112,9 @@ class StoredSource:
     @contextlib.asynccontextmanager
     async def _open(self) -> AsyncIterator[tuple[Admission, Sessions]]:
         try:
-            async with open_admission(self._settings) as opened:
-                yield opened
+            with spilled_told(self._settings) as hub:
+                async with open_admission(self._settings, hub=hub) as opened:
+                    yield opened
         except AuditError as error:
             if not error.freshness:
                 raise

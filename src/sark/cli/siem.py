@@ -186,6 +186,8 @@ async def _waiting(source: SiemSource, sink: str, what: What) -> int:
 async def _in_steps(task: str, total: int, move: Callable[[int], Awaitable[int]]) -> int:
     """Move events a thousand at a time, until none is left or there is no room."""
     done = 0
+    if not total:
+        return done
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
         bar = progress.add_task(task, total=total)

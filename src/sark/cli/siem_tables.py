@@ -63,9 +63,9 @@ def _rows(report: SinkReport) -> dict[str, str]:
         "oldest": _seconds(None if account is None else account.oldest_seconds),
         "drains": _drains(report.rates),
         "full in": _seconds(None if report.rates is None else report.rates.seconds_to_full),
-        "workers": "" if account is None else f"{account.leases:,} leases",
+        "workers": "" if account is None else f"{account.leases:,}, with leases",
         "spilled": _spill(report.spill),
-        "breaker": report.breaker or "",
+        "breaker": (report.breaker or "").replace("_", " "),
         "forwarder": _forwarder(report.forwarder),
     }
 
@@ -81,7 +81,7 @@ def _drains(rates: Rates | None) -> str:
     if rates is None:
         return ""
     empty = rates.seconds_to_empty
-    left = f", empty in {empty:,.0f} s" if empty else ""
+    left = f", empty in {_seconds(empty)}" if empty else ""
     return f"{rates.drain:,.1f}/s, {rates.inflow:,.1f}/s come in{left}"
 
 
@@ -105,7 +105,12 @@ def _forwarder(state: ForwarderState | None) -> str:
 
 
 def _seconds(seconds: float | None) -> str:
-    return "" if seconds is None else f"{seconds:,.1f} s"
+    if seconds is None:
+        return ""
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.1f} {unit}"
+    return f"{seconds:,.1f} s"
 
 
 def _size(count: int) -> str:

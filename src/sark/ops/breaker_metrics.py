@@ -1,16 +1,19 @@
 """Prometheus metrics of circuit breakers: what each one knows, read at each scrape.
 
-That they change, and to what, is counted where it happens; see ``BreakerChanged``.
+Their changes are counted by ``ForwardingMetrics``, from ``BreakerChanged``. The state is not taken
+from there, because a breaker that has never changed would have none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import get_args
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from sark.breaker import Breaker
+from sark.breaker.snapshot import Mode
 
 __all__ = ["BreakerCollector"]
 
@@ -28,6 +31,14 @@ class BreakerCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Read all of them; to be called on their event loop."""
+        state = GaugeMetricFamily(
+            "sark_breaker_state", "1 for the state that it is in", labels=["breaker", "state"]
+        )
+        alone = GaugeMetricFamily(
+            "sark_breaker_alone",
+            "Whether this process decides without the shared state",
+            labels=["breaker"],
+        )
         seconds = CounterMetricFamily(
             "sark_breaker_seconds",
             "Time in each state, of all processes together",
@@ -45,10 +56,13 @@ class BreakerCollector(Collector):
         )
         for breaker in self._breakers():
             seen = breaker.snapshot()
-            for state, spent in seen.seconds.items():
-                seconds.add_metric([seen.name, state], spent)
+            for mode in get_args(Mode):
+                state.add_metric([seen.name, mode], mode == seen.state)
+            alone.add_metric([seen.name], not seen.shared)
+            for mode, spent in seen.seconds.items():
+                seconds.add_metric([seen.name, mode], spent)
             opened.add_metric([seen.name], seen.opened)
             failures.add_metric([seen.name], seen.failures)
             probes.add_metric([seen.name], seen.probes)
             retry.add_metric([seen.name], seen.retry_after)
-        return [seconds, opened, failures, probes, retry]
+        return [state, alone, seconds, opened, failures, probes, retry]

@@ -85,9 +85,10 @@ class Metrics(LimiterMetrics):
         self._late.set(len(runtime.gateway.late))
         await self._spill.read(runtime.spill)
         await self._read_queue(runtime)
-        self._forwarding.show(
-            await collect_sinks(runtime.forwarding, runtime.spill, budget=runtime.gateway.budget)
+        sinks = await collect_sinks(
+            runtime.forwarding, runtime.spill, budget=runtime.gateway.budget
         )
+        self._forwarding.show(sinks, runtime.forwarding.breakers.values())
         self._handler_failures.set(self._hub.handler_failures)
         return self.expose()
 

@@ -22,7 +22,10 @@ from sark.ops.quiet import Quiet
 __all__ = ["report_forwarding"]
 
 REMEDIES = {
-    "unauthorized": "mend the credential of the sink and restart its workers",
+    "unauthorized": (
+        "mend the credential, path or index: at the receiver, which is asked again each minute, or "
+        "here, and restart"
+    ),
     "dead_letters_full": "look at them with sark siem failed, then sark siem replay or purge",
 }
 

@@ -5,8 +5,11 @@ Sinks and breakers are named by settings and code, so their labels are few.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from sark.breaker import Breaker
 from sark.events import (
     AuditReplayed,
     AuditSpilled,
@@ -18,6 +21,7 @@ from sark.events import (
     LeaseExpired,
     SinkPaused,
 )
+from sark.ops.breaker_metrics import BreakerCollector
 from sark.ops.sinks import Sinks
 from sark.siem import SinkStatus
 from sark.siem.rates import Rates
@@ -25,7 +29,6 @@ from sark.siem.rates import Rates
 __all__ = ["ForwardingMetrics"]
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-_STATES = ("closed", "open", "half_open", "forced_open", "forced_closed")
 _ACCOUNT = {
     "accepted": "accepted",
     "duplicates": "duplicates",
@@ -51,12 +54,20 @@ class ForwardingMetrics:
         self._count_deliveries(hub)
         self._count_losses(hub)
         self._count_spill(hub)
-        self._watch_breakers(hub)
+        self._count_breakers(hub)
         self._accounts = _Accounts(registry)
+        self._breakers: Iterable[Breaker] = ()
+        registry.register(BreakerCollector(lambda: self._breakers))
 
-    def show(self, found: Sinks) -> None:
-        """Take over the accounts of all sinks."""
+    def show(self, found: Sinks, breakers: Iterable[Breaker]) -> None:
+        """Take over the accounts of all sinks.
+
+        Args:
+            found: The sinks.
+            breakers: Their circuit breakers that run here, which each scrape reads.
+        """
         self._accounts.show(found)
+        self._breakers = breakers
 
     def _count_deliveries(self, hub: Hub) -> None:
         events = self._counter("siem_forwarded_events", "Audit events that a sink took", "sink")
@@ -102,20 +113,9 @@ class ForwardingMetrics:
         )
         hub.on(AuditReplayed, lambda event: replayed.labels(event.sink).inc(event.events))
 
-    def _watch_breakers(self, hub: Hub) -> None:
+    def _count_breakers(self, hub: Hub) -> None:
         changes = self._counter("breaker_changes", "Changes of state", "breaker", "state")
-        state = self._gauge("breaker_state", "1 for the state that it is in", "breaker", "state")
-        alone = self._gauge(
-            "breaker_alone", "Whether this process decides without the shared state", "breaker"
-        )
-
-        def changed(event: BreakerChanged) -> None:
-            changes.labels(event.name, event.state).inc()
-            for each in _STATES:
-                state.labels(event.name, each).set(each == event.state)
-            alone.labels(event.name).set(not event.shared)
-
-        hub.on(BreakerChanged, changed)
+        hub.on(BreakerChanged, lambda event: changes.labels(event.name, event.state).inc())
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
         return Counter(f"sark_{name}", help_text, labels, registry=self._registry)

@@ -39,7 +39,8 @@ async def serve_metrics(
     metrics = ForwardingMetrics(hub, store_metrics.registry)
 
     async def show(_: web.Request) -> web.Response:
-        metrics.show(await collect_sinks(forwarding, budget=BUDGET_SECONDS))
+        sinks = await collect_sinks(forwarding, budget=BUDGET_SECONDS)
+        metrics.show(sinks, forwarding.breakers.values())
         body, content_type = store_metrics.expose()
         return web.Response(body=body, headers={"Content-Type": content_type})
 

@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sark.breaker import Breaker
+from sark.errors import SinkError
 from sark.parts.breakers import sink_breaker
 from sark.settings import Settings
 from sark.siem import QueueBounds, SinkQueue
 from sark.siem.formats import format_of
 from sark.siem.forwarder import Batching, Forwarder, encoder_of
 from sark.siem.readings import Readings
+from sark.siem.sinks.base import Sink
 from sark.siem.sinks.kind import SinkPlan
 from sark.siem.sinks.registry import make_sink
 from sark.store import Store
@@ -80,7 +82,7 @@ async def open_forwarding(
             longest = sink.limits.seconds
             breaker = breakers[name] = sink_breaker(settings, store, name, longest=longest)
             stack.push_async_callback(sink.close)
-            await sink.open()
+            await _open(sink, name)
             await stack.enter_async_context(breaker.running())
             forwarders[name] = Forwarder(
                 name,
@@ -95,6 +97,13 @@ async def open_forwarding(
             named = {plan.address.name: plan for plan in plans}
             readings = Readings(_bounds(settings))
             yield Forwarding(named, queues, breakers, forwarders, readings)
+
+
+async def _open(sink: Sink, name: str) -> None:
+    try:
+        await sink.open()
+    except SinkError as error:
+        raise SinkError(f"SARK_SIEM_SINKS: the sink {name}: {error}") from None
 
 
 @contextlib.asynccontextmanager

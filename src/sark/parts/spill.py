@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from sark.errors import AuditError
 from sark.events import Hub
@@ -15,7 +16,12 @@ from sark.siem.lasting import lasting
 from sark.siem.spill import Replay, Spill
 from sark.store import Store
 
-__all__ = ["open_queue", "open_spill"]
+__all__ = ["open_queue", "open_spill", "spill_folder"]
+
+
+def spill_folder(settings: Settings) -> Path:
+    """Tell where spilled events wait."""
+    return settings.spill_dir or settings.data_dir / "spill"
 
 
 @contextlib.asynccontextmanager
@@ -25,7 +31,7 @@ async def open_spill(settings: Settings, hub: Hub) -> AsyncIterator[Spill | None
         yield None
         return
     spill = Spill(
-        settings.spill_dir or settings.data_dir / "spill",
+        spill_folder(settings),
         max_bytes=settings.spill_max_bytes,
         sync=settings.spill_sync,
         overflow=settings.siem_overflow,

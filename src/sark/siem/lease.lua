@@ -7,7 +7,7 @@
 -- ARGV[7]  from how many outlived leases on an event is leased alone
 --
 -- Returns 'held' when the worker holds a lease, 'full' when there is no room for a dead letter,
--- {} when nothing is queued, else {token, events}.
+-- {} when nothing is queued, else {token, events, how many are still queued}.
 --
 -- Atomic because an event may be leased by one worker only, and must never be in neither list.
 local queue, account = KEYS[1], KEYS[4]
@@ -56,4 +56,4 @@ local token = string.format('%.0f', server.call('HINCRBY', account, 'token', 1))
 siem_write_lease(KEYS[3], ARGV[1], {
   token = token, expiry = siem_now_ms() + tonumber(ARGV[4]), renewed = 0,
 }, events)
-return {token, events}
+return {token, events, queued - count}
