@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sark.breaker import Breaker, BreakerConfig
 from sark.breaker.control import BreakerControl
+from sark.events import BreakerChanged
 from sark.keyspace import MAIN_SINK
 from sark.settings import Settings
 from sark.store import Store
@@ -33,9 +36,12 @@ def sink_breaker_config(settings: Settings) -> BreakerConfig:
     )
 
 
-def sink_breaker(settings: Settings, store: Store, sink: str) -> Breaker:
-    """Make the breaker of one sink; run it with ``running()``."""
-    return Breaker(store, sink_breaker_name(sink), sink_breaker_config(settings))
+def sink_breaker(
+    settings: Settings, store: Store, sink: str, *, on_change: Callable[[BreakerChanged], None]
+) -> Breaker:
+    """Make the breaker of one sink, and tell of its changes; run it with ``running()``."""
+    config = sink_breaker_config(settings)
+    return Breaker(store, sink_breaker_name(sink), config, on_change=on_change)
 
 
 def breaker_control(settings: Settings, store: Store) -> BreakerControl:
