@@ -5,8 +5,8 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PEERS  := .venv-bench
 RECEIVERS := .venv-receivers
-# Test files run side by side, each on servers of its own.
-JOBS   ?= 2
+# Test files run side by side, each on servers of its own; many of them mostly wait.
+JOBS   ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-heavy lint format bench faults lock clean
@@ -52,8 +52,8 @@ $(PEERS)/.ready: $(READY) benchmarks/peers/requirements.lock
 bench: $(READY) $(PEERS)/.ready ## measure against the driver and peers; writes benchmarks/results.json
 	$(BIN)/python -m benchmarks
 
-faults: $(READY) ## the fault tests alone: kill, stop, partition
-	$(BIN)/python -m pytest tests/faults
+faults: $(READY) $(RECEIVERS)/.ready ## the fault tests, then the fault run (FAULT_RUN_SECONDS=45, FAULT_RUN_SEED=)
+	$(BIN)/python -m pytest tests/faults tests/heavy/test_audit_fault_run.py
 
 lock: ## resolve the dependencies again into requirements.lock (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --all-extras --group dev \

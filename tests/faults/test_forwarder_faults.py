@@ -58,6 +58,7 @@ async def slowly(_: list[str]) -> int:
     return 200
 
 
+@pytest.mark.heavy
 async def test_workers_of_several_processes_share_a_queue_and_one_may_be_killed(
     store: Store, server: ValkeyServer, receiver: Receiver, tmp_path: Path
 ) -> None:
@@ -114,6 +115,7 @@ async def test_a_worker_stops_in_order_and_tells_its_state(
     assert status.delivered.events < 1000
 
 
+@pytest.mark.heavy
 async def test_a_stalled_worker_loses_its_events_and_settles_nothing(
     store: Store, server: ValkeyServer, receiver: Receiver, tmp_path: Path
 ) -> None:

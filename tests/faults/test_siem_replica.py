@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from sark.events import AuditSpilled, Hub
@@ -33,8 +33,18 @@ def queue_of(store: Store, spill: Spill, *, replicas: int) -> EventQueue:
     )
 
 
-def replaying(queue: EventQueue, spill: Spill) -> AbstractAsyncContextManager[None]:
-    return background(Replay(spill, queue.put_back, sinks=SINKS, hub=Hub()).run(), "replay")
+@asynccontextmanager
+async def replaying(queue: EventQueue, spill: Spill) -> AsyncIterator[list[int]]:
+    """Replay beside the block, which is given how many events each attempt had."""
+    attempts: list[int] = []
+
+    async def put_back(sink: str, events: Sequence[bytes], *, copies: bool) -> int:
+        attempts.append(len(events))
+        return await queue.put_back(sink, events, copies=copies)
+
+    replay = Replay(spill, put_back, sinks=SINKS, hub=Hub())
+    async with background(replay.run(), "replay"):
+        yield attempts
 
 
 async def test_an_event_that_no_replica_has_is_spilled_as_well(
@@ -57,11 +67,12 @@ async def test_an_event_that_no_replica_has_is_spilled_as_well(
         assert contents(primary) == [encode_event(first), encode_event(second)]
         assert spilled == [AuditSpilled(MAIN, 1, "replication")]
 
-        replica.start()
-        follow(replica, primary)
-        await linked(replica)
-        async with replaying(queue, spill):
+        async with replaying(queue, spill) as attempts:
+            await until(lambda: len(attempts) > 2, within=20, what="the replay has tried")
+            replica.start()
+            follow(replica, primary)
             await until(lambda: not spill.waits(MAIN), within=20, what="the copy was replayed")
+        # However long the replica was away, there is one copy.
         assert contents(replica) == [encode_event(each) for each in (first, second, second)]
         status = await open_sink(store).status()
         await queue.close()

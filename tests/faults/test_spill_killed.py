@@ -31,6 +31,7 @@ def run_and_kill(folder: Path, sync: str, after: int) -> tuple[set[bytes], set[b
     return put, taken
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("sync", ["full", "normal"])
 async def test_what_was_acknowledged_survives_kills(tmp_path: Path, sync: str) -> None:
     put, taken = set[bytes](), set[bytes]()

@@ -119,6 +119,7 @@ async def test_ipv6_loopback(tmp_path: Path) -> None:
 # The start that is refused
 
 
+@pytest.mark.heavy
 def test_a_data_directory_belongs_to_one_service(tmp_path: Path) -> None:
     with SarkService(tmp_path) as service:
         line = refusal(tmp_path, SARK_DATA_DIR=service.data_dir)
@@ -179,6 +180,7 @@ def test_what_is_missing_is_told(tmp_path: Path, variables: dict[str, str], told
     assert valkey_servers_in(tmp_path) == []
 
 
+@pytest.mark.heavy
 def test_outside_a_checkout_it_says_what_it_needs(tmp_path: Path) -> None:
     ended = run_sark("serve", cwd=tmp_path)
     assert ended.returncode == 2

@@ -113,6 +113,7 @@ async def test_what_a_file_warms_is_hit_by_the_service(
     assert (await ask(service, **{**again, "ip": "192.0.2.8"}))["cached"] is False
 
 
+@pytest.mark.heavy
 def test_lines_that_are_no_questions_are_told_and_skipped(
     service: SarkService, tmp_path: Path
 ) -> None:
@@ -169,6 +170,7 @@ def test_failures_are_the_exit_status(service: SarkService, tmp_path: Path) -> N
     assert summary(ended.stdout)["failed"] == "1"
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_with_a_summary(
     service: SarkService, tmp_path: Path, number: signal.Signals
@@ -251,6 +253,7 @@ def external(server: ValkeyServer, tmp_path: Path, policies: Path) -> dict[str, 
     }
 
 
+@pytest.mark.heavy
 async def test_other_policies_than_the_services_destroy_nothing(
     server: ValkeyServer, tmp_path: Path
 ) -> None:
@@ -275,6 +278,7 @@ async def test_other_policies_than_the_services_destroy_nothing(
         assert [answer.cached for answer in answers] == ["valkey"] * 15
 
 
+@pytest.mark.heavy
 async def test_another_form_of_keys_is_refused(server: ValkeyServer, tmp_path: Path) -> None:
     variables = external(server, tmp_path, write_policies(tmp_path / "policies"))
     file = write_lines(tmp_path / "requests.jsonl", line("ann"))
@@ -306,6 +310,7 @@ async def test_the_service_decides_by_its_own_policies(
         assert (answer["allow"], answer["cached"]) == (True, "valkey")
 
 
+@pytest.mark.heavy
 def test_a_service_elsewhere_is_named(service: SarkService, tmp_path: Path) -> None:
     file = write_lines(tmp_path / "requests.jsonl", line("elsewhere"))
     token = service.run_file["admin_token"]
@@ -318,6 +323,7 @@ def test_a_service_elsewhere_is_named(service: SarkService, tmp_path: Path) -> N
     assert "Traceback" not in refused.stderr
 
 
+@pytest.mark.heavy
 async def test_a_service_warms_what_was_asked_before_it_stopped(tmp_path: Path) -> None:
     service = SarkService(tmp_path, SARK_HOT_SAMPLE=1, SARK_WARM_READY_MS=60_000)
     with service:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import aiohttp
+import pytest
 
 from tests.support.applications import served_by_processes
 from tests.support.servers import ValkeyServer
 from tests.support.service import http_client
 
 
+@pytest.mark.heavy
 async def test_it_does_what_it_shows(server: ValkeyServer) -> None:
     where = {"VALKEY_URL": str(server.url), "SARK_TRUSTED_PROXY_COUNT": "1"}
     with served_by_processes("examples.limited_app:app", 1, **where) as (url,):

@@ -100,6 +100,20 @@ async def test_a_lease_is_cut_to_what_the_receiver_takes(store: Store, receiver:
     assert max(len(batch) for batch in receiver.batches) == 3
 
 
+async def test_events_that_go_alone_are_not_held_up(
+    store: Store, sink: LinesSink, receiver: Receiver
+) -> None:
+    """A batch waits to fill up only while there is nothing to fill it with."""
+    ids = await fill(store, 50)
+    queue = queue_of(store, lease=0.05)
+    for turn in range(2):
+        assert await queue.lease(f"lost-{turn}", events=50, size=10**6) is not None
+        await until(queue.reap, within=PATIENCE_SECONDS, what="the lease was reaped")
+    async with open_forwarder(store, sink, batching=replace(QUICK, age=5.0)):
+        await drained(store)
+    assert receiver.batches == [[each] for each in ids]
+
+
 async def test_a_batch_waits_no_longer_than_its_age(
     store: Store, sink: LinesSink, receiver: Receiver
 ) -> None:
@@ -466,6 +480,35 @@ async def test_a_fault_of_the_sink_is_told_and_costs_time_only(
         await drained(store)
     assert receiver.ids == ids
     assert {each.reason for each in heard.of(ForwardFailed)} == {"the sink failed: RuntimeError"}
+
+
+async def test_a_permit_is_given_back_when_the_stop_cuts_its_renewal_off(
+    store: Store, sink: LinesSink, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Counting(Permitted):
+        acquired = 0
+
+        async def acquire(self) -> Permitted:
+            self.acquired += 1
+            return self
+
+    guard, queue, renewals = Counting(), queue_of(store, lease=0.5), 0
+
+    async def renew(_: object) -> None:
+        nonlocal renewals
+        renewals += 1
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(queue, "renew", renew)
+    await fill(store, 1)
+    receiver.answer = lambda _: 503
+    batching = Batching(age=0.02, retry_cap=0.05, lease=0.5, stop=0.1)
+    async with open_forwarder(store, sink, queue=queue, guard=guard, batching=batching):
+        # One beside the forwarding, and one before sending again once the lease may have ended.
+        await until(lambda: renewals == 2, within=10, what="sending waits for a renewal")
+        assert guard.acquired == len(guard.told) + 1
+    assert guard.acquired == len(guard.told)
+    assert guard.told[-1] == "neutral"
 
 
 async def test_an_idle_forwarder_asks_seldom(

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 import aiohttp
+import pytest
 
 from tests.support.http_sessions import SERVICE_TOKEN, TRUSTED, ask, bearer, call, issue
 from tests.support.service import SarkService, http_client
@@ -124,6 +125,7 @@ async def test_the_user_agent_binds_on_every_route(tmp_path: Path) -> None:
             assert (await call(silent, "DELETE", "/v1/sessions/current", fresh_one))[0] == 401
 
 
+@pytest.mark.heavy
 async def test_tokens_never_show(tmp_path: Path) -> None:
     async with trusting(tmp_path, SARK_LOG_LEVEL="debug") as (service, http, issuer):
         shown: list[str] = []

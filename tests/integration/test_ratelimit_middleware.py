@@ -257,6 +257,7 @@ async def test_a_burst_is_told(server: ValkeyServer) -> None:
             assert parse_list(response.headers["RateLimit"])["middleware"] == {"r": 0, "t": wait}
 
 
+@pytest.mark.heavy
 async def test_two_processes_admit_exactly_the_limit(server: ValkeyServer) -> None:
     """Also on a route, whose limit is apart from the middleware's."""
     # Time enough: a busy machine must not be taken for a dead server.

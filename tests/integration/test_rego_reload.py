@@ -80,6 +80,7 @@ async def team(engine: EmbeddedRego, number: int) -> str:
     return evaluation.decision.reason
 
 
+@pytest.mark.heavy
 async def test_requests_go_on_while_large_policies_are_loaded(tmp_path: Path) -> None:
     root = write(tmp_path, users=12_000, generation="old")
     begun = time.thread_time()
@@ -99,6 +100,7 @@ async def test_requests_go_on_while_large_policies_are_loaded(tmp_path: Path) ->
     assert pulse.longest < at_once / 3, (pulse.longest, at_once)
 
 
+@pytest.mark.heavy
 async def test_broken_policies_cost_no_more_than_their_refusal(tmp_path: Path) -> None:
     root = write(tmp_path, users=12_000, generation="old")
     begun = time.thread_time()

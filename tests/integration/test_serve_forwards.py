@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from tests.support.polling import until
 from tests.support.service import SarkService, http_client
@@ -119,6 +120,7 @@ async def test_a_breaker_that_is_reset_ends_the_waiting(tmp_path: Path) -> None:
                 )
 
 
+@pytest.mark.heavy
 async def test_a_service_that_does_not_forward_says_who_does(tmp_path: Path) -> None:
     with SarkService(tmp_path) as service:
         assert "`sark worker` forwards" in service.stdout

@@ -77,8 +77,8 @@ class Model:
     def bury(self, events: list[bytes]) -> list[bytes]:
         """Make dead letters while there is room; returns the events without."""
         for number, event in enumerate(events):
-            size = sum(map(len, self.failed)) + len(event)
-            if len(self.failed) >= BOUNDS.events or size > BOUNDS.bytes:
+            size = sum(map(len, self.failed))
+            if len(self.failed) >= BOUNDS.events or size >= BOUNDS.bytes:
                 return events[number:]
             self.failed.append(event)
             del self.outlived[event]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from sark.errors import AuditError, QueueFullError
 from sark.events import AuditRefused, AuditSpilled, Hub
 from sark.siem import EventQueue, QueueBounds, Refusals
 from sark.siem.spill import Spill
+from sark.siem.spilling import SpillRow
 from sark.store import Store
 from tests.support.gateways import audit_event, later, open_store
 from tests.support.leases import BOTH, contents, open_sink
@@ -121,8 +123,9 @@ async def test_a_first_refusal_without_room_is_spilled_for_the_full_sink(
         assert [event["id"] for event in queued(server, "main")] == [first]
         assert [event["id"] for event in it.waiting("audit")] == [first]
         assert (await it.refuse())[1] == first
-        # Its closing event waits behind it.
-        end_windows(server)
+        # Its window has just ended: the queue may have room soon.
+        with server.client() as client:
+            client.zadd(DUE, {"alice": time.time() * 1000}, xx=True)
         assert await it.refusals.close_due() == 0
         # A refusal after the window goes on counting, as the old record cannot be closed.
         assert (await it.refuse())[1] == first
@@ -130,6 +133,72 @@ async def test_a_first_refusal_without_room_is_spilled_for_the_full_sink(
     assert it.events == [AuditSpilled("audit", 1, "full")]
     with server.client() as client:
         assert client.hget("siem:refusals:count", "alice") == b"3"
+
+
+async def test_a_sink_that_is_full_for_long_keeps_no_count_from_the_others(
+    server: ValkeyServer, tmp_path: Path
+) -> None:
+    names = [f"user-{number}" for number in range(150)]
+    async with opened(server.url, tmp_path, QueueBounds(events=400)) as it:
+        other = EventQueue(it.store, ("audit",), QueueBounds(), flush_timeout=30)
+        await other.append_many([audit_event() for _ in range(400)], deadline=later())
+        await other.close()
+        firsts = {name: (await it.refuse(name))[0] for name in names}
+        for name in names[:2]:
+            await it.refuse(name)
+        end_windows(server)
+        assert await it.refusals.close_due() == len(names)
+        assert records(server) == 0
+        for sink in BOTH:
+            closing = [event for event in it.waiting(sink) if event["type"] == "refusals"]
+            assert [(e["first_id"], e["count"]) for e in closing] == [
+                (firsts[name], 1) for name in names[:2]
+            ]
+        assert await it.refusals.close_due() == 0
+
+
+async def test_what_is_refused_while_a_count_is_told_is_told_as_well(
+    server: ValkeyServer, tmp_path: Path
+) -> None:
+    async with opened(server.url, tmp_path, QueueBounds(events=2)) as it:
+        await it.refuse("full")
+        first, _ = await it.refuse()
+        await it.refuse()
+        end_windows(server)
+        put = it.spill.put
+
+        async def meanwhile(rows: Sequence[SpillRow]) -> None:
+            await put(rows)
+            with server.client() as client:
+                client.hincrby("siem:refusals:count", "alice", 2)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(it.spill, "put", meanwhile)
+            # The other one had no repeats.
+            assert await it.refusals.close_due() == 1
+        # Who claimed it is not disturbed; when it is due again, the rest is told.
+        assert await it.refusals.close_due() == 0
+        end_windows(server)
+        assert await it.refusals.close_due() == 1
+        closing = [event for event in it.waiting("main") if event["type"] == "refusals"]
+        assert [(e["first_id"], e["count"]) for e in closing] == [(first, 1), (first, 2)]
+    assert records(server) == 0
+
+
+async def test_there_are_no_more_records_than_a_queue_holds_events(
+    server: ValkeyServer, tmp_path: Path
+) -> None:
+    async with opened(server.url, tmp_path, QueueBounds(events=3)) as it:
+        for number in range(5):
+            first, recorded_as = await it.refuse(f"user-{number}")
+            assert recorded_as == first
+        with server.client() as client:
+            assert client.hlen("siem:refusals") == 3
+        # One without a record has an event for each refusal.
+        assert (await it.refuse("user-0"))[0] not in {e["id"] for e in it.waiting("main")}
+        again, recorded_as = await it.refuse("user-4")
+        assert recorded_as == again
+        assert again in {event["id"] for event in it.waiting("main")}
 
 
 async def test_behind_spilled_events_a_first_refusal_is_spilled_too(

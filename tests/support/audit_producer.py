@@ -8,7 +8,6 @@ the next: the event's id; and ``-`` for each that was refused. SIGTERM ends it i
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import random
 import signal
@@ -86,5 +85,4 @@ async def append(
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
-        uvloop.run(main(sys.argv[1]))
+    uvloop.run(main(sys.argv[1]))

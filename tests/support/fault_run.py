@@ -6,6 +6,7 @@ Envoy, and to a file. Everything that could take long to heal is short here.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -40,7 +41,7 @@ BATCH_EVENTS = 200
 BATCHES_AT_ONCE = 2
 SENT_AT_ONCE = WORKERS * BATCHES_AT_ONCE * BATCH_EVENTS
 """Events that may be on their way to a receiver at one moment."""
-REQUEST_BYTES = 60_000
+REQUEST_BYTES = 50_000
 """Above it the collector answers 413: full batches are a little larger."""
 PROXY_SECONDS = 1.5
 
@@ -70,6 +71,7 @@ class Parts:
         server: The Valkey server.
         receiver: The Splunk collector.
         proxy: What stands before it.
+        proxy_turn: Held by whoever does something to the proxy.
         file: The other receiver; what it was renamed to begins with its name.
         spill: The folder of the spill files.
         workers: Those that run now.
@@ -87,6 +89,7 @@ class Parts:
         self.producers: list[Producer] = []
         self._directory = directory
         self._numbers = itertools.count()
+        self.proxy_turn = asyncio.Lock()
         self.proxy: Envoy
 
     def open(self, stack: ExitStack) -> None:

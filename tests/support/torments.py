@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from random import Random
 
@@ -22,6 +22,7 @@ __all__ = ["heal", "torment"]
 Fault = Callable[[Random], Awaitable[str]]
 
 REST_SECONDS = (0.2, 2.0)
+QUIET_SECONDS = 0.5
 
 
 async def torment(parts: Parts, seed: int, *, seconds: float, kill_valkey: bool) -> Counter[str]:
@@ -53,7 +54,9 @@ async def torment(parts: Parts, seed: int, *, seconds: float, kill_valkey: bool)
             await asyncio.sleep(random.uniform(*REST_SECONDS))
             done[f"{part.split(maxsplit=1)[0]} {await fault(random)}"] += 1
 
-    await asyncio.gather(*(repeat(part, fault) for part, fault in faults.items()))
+    async with asyncio.TaskGroup() as group:
+        for part, fault in faults.items():
+            group.create_task(repeat(part, fault))
     return done
 
 
@@ -70,22 +73,22 @@ async def heal(parts: Parts) -> None:
 
 
 async def _of_proxy(parts: Parts, random: Random) -> str:
-    proxy = parts.proxy
     kind = random.choice([*map(str, ENVOY_STATUSES), "mixture", "delay", "delay", "cut", "cut"])
     if kind == "cut":
-        await asyncio.to_thread(proxy.kill)
-        await asyncio.sleep(random.uniform(0.0, 0.5))
-        await asyncio.to_thread(proxy.start)
+        async with parts.proxy_turn:
+            await asyncio.to_thread(parts.proxy.kill)
+            await asyncio.sleep(random.uniform(0.0, 0.5))
+            await asyncio.to_thread(parts.proxy.start)
         return "killed"
     share = random.choice([10, 30, 60, 100])
     if kind == "delay":
         delay_ms = random.randint(100, 2500)
-        await asyncio.to_thread(proxy.inject, delayed=share, delay_ms=delay_ms)
+        await _inject(parts, delayed=share, delay_ms=delay_ms)
     else:
         mixture = dict.fromkeys([413, 429, 500, 503], 20)
-        await asyncio.to_thread(proxy.inject, mixture if kind == "mixture" else {int(kind): share})
+        await _inject(parts, mixture if kind == "mixture" else {int(kind): share})
     await asyncio.sleep(random.uniform(0.5, 2.0))
-    await asyncio.to_thread(proxy.inject)
+    await _inject(parts)
     return f"answers {kind}" if kind.isdecimal() else kind
 
 
@@ -95,12 +98,30 @@ async def _of_receiver(parts: Parts, random: Random) -> str:
         with receiver.paused():
             await asyncio.sleep(random.uniform(0.5, 2.5))
         return "paused"
-    await asyncio.to_thread(receiver.kill)
+    async with parts.proxy_turn:
+        with parts.proxy.paused():
+            await _until_written(parts)
+            await asyncio.to_thread(receiver.kill)
     with receiver.output.open("ab") as output:
         output.write(b"\n")  # ends the line that it may have left torn
     await asyncio.sleep(random.uniform(0.0, 2.0))
     await asyncio.to_thread(receiver.start)
     return "killed"
+
+
+async def _until_written(parts: Parts) -> None:
+    """Wait until the collector, which gets nothing new, has written all that it has taken.
+
+    Without indexer acknowledgement a collector answers before the events are safe: one that is
+    killed under load loses some, whoever sent them.
+    """
+    loop = asyncio.get_running_loop()
+    size, changed_at = -1, loop.time()
+    while loop.time() < changed_at + QUIET_SECONDS:
+        now = parts.receiver.output.stat().st_size
+        if now != size:
+            size, changed_at = now, loop.time()
+        await asyncio.sleep(QUIET_SECONDS / 10)
 
 
 async def _of_valkey(parts: Parts, random: Random, *, kill: bool) -> str:
@@ -149,6 +170,13 @@ async def _of_producer(parts: Parts, slot: int, random: Random) -> str:
     await asyncio.to_thread(producer.stop if kind < 0.5 else producer.kill)
     parts.appending[slot] = await asyncio.to_thread(parts.start_producer)
     return "stopped" if kind < 0.5 else "killed"
+
+
+async def _inject(
+    parts: Parts, aborts: Mapping[int, int] | None = None, *, delayed: int = 0, delay_ms: int = 0
+) -> None:
+    async with parts.proxy_turn:
+        await asyncio.to_thread(parts.proxy.inject, aborts, delayed=delayed, delay_ms=delay_ms)
 
 
 async def _pause(pid: int, seconds: float) -> None:

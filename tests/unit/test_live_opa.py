@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 CHECKOUT = Path(__file__).parents[2]
 
 
+@pytest.mark.heavy
 def test_a_live_opa_is_taken_from_the_environment_of_pytest() -> None:
     """The contract is tried on it; no other test sees the setting."""
     script = (

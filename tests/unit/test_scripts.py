@@ -34,6 +34,13 @@ def test_fragments_come_in_order_on_lines_of_their_own() -> None:
     assert script.text == f"{clock}\n{clock}"
 
 
+def test_a_script_that_runs_on_a_full_server_says_so_in_its_first_line() -> None:
+    plain = load_script("plain", CLOCK)
+    assert load_script("lets leave", CLOCK, when_full=True).text == (
+        f"#!lua flags=allow-oom\n{plain.text}"
+    )
+
+
 def test_a_missing_file_is_noticed_when_it_is_loaded() -> None:
     with pytest.raises(FileNotFoundError):
         load_script("none", ("sark.store", "none.lua"))

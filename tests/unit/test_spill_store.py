@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from sark.errors import AuditError, QueueFullError
 from sark.events import AuditDropped, Hub, SpillChanged, SpillFileSetAside
-from sark.siem.spill import Spill, SpillFolder
+from sark.siem.spill import Spill, SpillFolder, store
+from tests.support.polling import until
 from tests.support.spills import (
     MAIN,
     assert_account_closes,
@@ -233,6 +236,32 @@ def test_a_full_disk_loses_nothing_and_recovers(tmp_path: Path) -> None:
     assert int(kept) > 10
     assert len(stored(tmp_path)) == int(kept) + 1
     assert_account_closes(tmp_path)
+
+
+async def test_a_disk_that_does_not_answer_hangs_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "PUT_SECONDS", 0.05)
+    hub, changes = Hub(), list[SpillChanged]()
+    hub.on(SpillChanged, changes.append)
+    async with open_spill(tmp_path, hub=hub) as spill:
+        await spill.put(rows_of(b"before"))
+        with closing(sqlite3.connect(databases(tmp_path)[0], isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            written = asyncio.create_task(spill.put(rows_of(b"being written")))
+            for _ in range(3):  # until it is in the other thread
+                await asyncio.sleep(0)
+            for put in (spill.put(rows_of(b"in line", sink=OTHER)), written):
+                with pytest.raises(AuditError, match="does not answer"):
+                    await put
+            assert not spill.has_room()
+            # What had not begun is not kept in memory for good.
+            assert not spill.waits(OTHER)
+            other.execute("ROLLBACK")
+        await until(spill.has_room, within=5, what="the disk answers again")
+        await spill.put(rows_of(b"after"))
+        assert stored(tmp_path) == [(MAIN, b"before"), (MAIN, b"being written"), (MAIN, b"after")]
+    assert [change.working for change in changes] == [False, True]
 
 
 @pytest.mark.parametrize("damage", ["no database", "truncated", "another program's"])

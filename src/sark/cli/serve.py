@@ -190,20 +190,10 @@ class _Server(uvicorn.Server):
 
 
 async def _missing_parts(runtime: Runtime) -> list[str]:
-    """Ask what requests depend on; returns what is wrong, a line for each part.
-
-    Raises:
-        ConfigurationError: A server refuses the password or the user.
-    """
+    """Ask what requests depend on; returns what is wrong, a line for each part."""
     budget = max(runtime.settings.request_budget_ms / 1000, FIRST_CHECK_SECONDS)
     engine = runtime.gateway.decisions.evaluations.evaluator
     servers, reason = await asyncio.gather(runtime.store.check(timeout=budget), engine.ready())
-    for health in servers:
-        if health.refused:
-            raise ConfigurationError(
-                "Valkey refuses the password or the user (VALKEY_URL, VALKEY_PASSWORD): "
-                + _one_line(health.reason)
-            )
     # A cache server that is away costs evaluations, not answers.
     parts = [
         f"valkey {health.role}: {_one_line(health.reason)}"

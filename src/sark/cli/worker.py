@@ -19,6 +19,7 @@ from sark.errors import ConfigurationError
 from sark.events import Forwarded, Hub
 from sark.ops.logs import configure_logs, report_events
 from sark.ops.worker_http import serve_metrics
+from sark.parts.access import check_access
 from sark.parts.background import background
 from sark.parts.forwarding import Forwarding, open_forwarding
 from sark.settings import Settings, load
@@ -27,7 +28,6 @@ from sark.store import Store, Topology
 
 __all__ = ["worker"]
 
-FIRST_CHECK_SECONDS = 5.0
 PROGRESS_SECONDS = 0.5
 
 
@@ -72,7 +72,7 @@ async def _work(settings: Settings, topology: Topology, metrics_port: int | None
         loop.add_signal_handler(number, stopped.set)
     async with contextlib.AsyncExitStack() as stack:
         store = await stack.enter_async_context(Store(topology, settings, hub))
-        await _check_access(store)
+        await check_access(store)
         forwarding = await stack.enter_async_context(
             open_forwarding(settings, store, plans, forward=True)
         )
@@ -84,16 +84,6 @@ async def _work(settings: Settings, topology: Topology, metrics_port: int | None
         async with _progress(hub, forwarding):
             await stopped.wait()
         typer.echo("stopping: what is being sent is finished, the rest goes back", err=True)
-
-
-async def _check_access(store: Store) -> None:
-    """Tell a wrong password at once; a server that is away is waited for."""
-    for health in await store.check(timeout=FIRST_CHECK_SECONDS):
-        if health.refused:
-            raise ConfigurationError(
-                "Valkey refuses the password or the user (VALKEY_URL, VALKEY_PASSWORD): "
-                + " ".join(health.reason.split())
-            )
 
 
 def _tell_start(forwarding: Forwarding) -> None:

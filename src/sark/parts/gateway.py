@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 
 from sark.gateway import Gateway
 from sark.parts.background import background
@@ -13,6 +14,7 @@ from sark.policy.decisions import Decisions
 from sark.ratelimit import Rules
 from sark.sessions import Sessions
 from sark.settings import Settings
+from sark.siem.lasting import lasting
 from sark.siem.spill import Spill
 from sark.store import Store
 
@@ -43,10 +45,12 @@ async def open_gateway(
             budget=settings.request_budget_ms / 1000,
             sessions=sessions,
         )
+        keep_late = partial(gateway.late.append_forever, interval=LATE_INTERVAL_SECONDS)
+        close_due = partial(gateway.refusals.close_due_forever, interval=REFUSALS_INTERVAL_SECONDS)
         beside = {
             "sark-near-limits": gateway.limiter.near.flush_forever(),
-            "sark-late-audit": gateway.late.append_forever(interval=LATE_INTERVAL_SECONDS),
-            "sark-refusals": gateway.refusals.close_due_forever(interval=REFUSALS_INTERVAL_SECONDS),
+            "sark-late-audit": lasting(keep_late, "the appending of late events"),
+            "sark-refusals": lasting(close_due, "the closing of refusals"),
         }
         stack.push_async_callback(gateway.late.close)
         stack.push_async_callback(gateway.refusals.close)

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from sark.events import Hub
+from sark.parts.access import check_access
 from sark.parts.background import background
 from sark.parts.kept_ends import check_ends_are_kept, embedded_options
 from sark.settings import Settings
@@ -28,8 +29,8 @@ async def open_servers(
         ephemeral: Let the embedded server forget its data at the end.
 
     Raises:
-        ConfigurationError: The embedded server doesn't start, or the server of the state forgets
-            what sessions of outside issuers rely on.
+        ConfigurationError: The embedded server doesn't start, a server refuses the password, or the
+            one of the state forgets what sessions of outside issuers rely on.
     """
     async with contextlib.AsyncExitStack() as stack:
         embedded = None
@@ -43,5 +44,7 @@ async def open_servers(
             await stack.enter_async_context(background(keep_running(embedded), "sark-embedded"))
             topology = Topology.single(embedded.url)
         store = await stack.enter_async_context(Store(topology, settings, hub))
+        if embedded is None:
+            await check_access(store)
         await check_ends_are_kept(settings, store)
         yield store, embedded

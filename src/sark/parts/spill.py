@@ -12,6 +12,7 @@ from sark.parts.background import background
 from sark.settings import Settings
 from sark.siem import EventQueue, QueueBounds
 from sark.siem.encoding import EventEncoder
+from sark.siem.lasting import lasting
 from sark.siem.spill import Replay, Spill
 from sark.store import Store
 
@@ -63,5 +64,6 @@ async def open_queue(
         stack.push_async_callback(queue.close)
         if spill is not None:
             replay = Replay(spill, queue.put_back, sinks=queue.sinks, hub=store.hub)
-            await stack.enter_async_context(background(replay.run(), "sark-replay"))
+            replaying = lasting(replay.run, "the replay of spilled events")
+            await stack.enter_async_context(background(replaying, "sark-replay"))
         yield queue

@@ -83,6 +83,9 @@ def read_status(sink: str, reply: Sequence[Any]) -> SinkStatus:
     numbers = {
         name.decode(): int(value) for name, value in zip(fields[::2], fields[1::2], strict=True)
     }
+    if "accepted" in numbers:
+        # As ``siem_adopt`` will complete an account from before bytes were accepted.
+        numbers.setdefault("accepted_bytes", numbers.get("queued_bytes", 0))
 
     def line(name: str, events: int | None = None) -> Booked:
         count = numbers.get(name, 0) if events is None else events

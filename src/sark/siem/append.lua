@@ -19,6 +19,7 @@ local function siem_room(queue, account, max_events, max_bytes)
 end
 
 local function siem_append(queue, account, max_events, max_bytes, line, events, first, last)
+  siem_adopt(account)
   local line_bytes = line .. '_bytes'
   local held = server.call(
     'HMGET', account, 'inflight', 'queued_bytes', 'inflight_bytes', line, line_bytes)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from time import perf_counter
 
-from sark.errors import StoreError
+from sark.errors import ReplicationError, StoreError, StoreUnavailableError
 from sark.events import AuditAppended, AuditDropped
 from sark.siem.bounds import QueueBounds
 from sark.siem.handover import Left, left_after, left_by
@@ -58,6 +58,7 @@ class Appender:
         of_sinks = {sink: store.keys.siem(sink) for sink in sinks}
         self._keys = {sink: (keys.queue, keys.account) for sink, keys in of_sinks.items()}
         self._turn = asyncio.Lock()
+        self._lacks_replicas = False
 
     async def send(self, events: Sequence[bytes]) -> list[Left]:
         """Append a group to every queue before which no earlier events wait.
@@ -75,6 +76,8 @@ class Appender:
         """Append events to one queue; see ``EventQueue.put_back``."""
         line = "duplicates" if copies else "accepted"
         async with self._turn:
+            if self._lacks_replicas:
+                await self._look_for_replicas()
             taken, _ = await self._run([sink], events, line=line, drops=False)
         return taken
 
@@ -109,12 +112,26 @@ class Appender:
         bounds = self._bounds
         keys = [key for sink in sinks for key in self._keys[sink]]
         arguments: list[Argument] = [bounds.events, bounds.bytes, line, int(drops), *events]
-        reply = await self._store.state.run_replicated(
-            _APPEND,
-            keys,
-            arguments,
-            replicas=self._replicas,
-            deadline=asyncio.get_running_loop().time() + self._timeout,
-        )
+        try:
+            reply = await self._store.state.run_replicated(
+                _APPEND, keys, arguments, replicas=self._replicas, deadline=self._deadline()
+            )
+        except ReplicationError:
+            self._lacks_replicas = True
+            raise
         taken: list[int] = reply.value
         return taken
+
+    async def _look_for_replicas(self) -> None:
+        """Ask before events are put back: each attempt without replicas leaves copies in the queue.
+
+        Raises:
+            StoreUnavailableError: There are still too few; nothing was sent.
+        """
+        count = await self._store.state.count_replicas(self._replicas, deadline=self._deadline())
+        if count < self._replicas:
+            raise StoreUnavailableError(f"{count} of {self._replicas} replicas keep up")
+        self._lacks_replicas = False
+
+    def _deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self._timeout

@@ -6,6 +6,7 @@
 --
 -- Returns how many were dropped. Atomic with the append that follows, which needs the room.
 local function siem_drop(queue, account, max_events, max_bytes, events, first, last)
+  siem_adopt(account)
   local room, left = siem_room(queue, account, max_events, max_bytes)
   local count, bytes = 0, 0
   for i = first, last do

@@ -14,6 +14,7 @@ __all__ = [
     "ClosingEvent",
     "Encode",
     "Truncation",
+    "closing_event",
     "encode_event",
     "iso",
     "new_event_id",
@@ -124,3 +125,13 @@ class ClosingEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     user_id: str
     type: str = msgspec.field(default_factory=lambda: "refusals")
     v: int = msgspec.field(default_factory=lambda: FORMAT_VERSION)
+
+
+def closing_event(head: bytes, count: int) -> bytes:
+    """Complete the JSON of a closing event, as the script does that closes windows.
+
+    Args:
+        head: The JSON without its last members and its closing brace.
+        count: How many refusals followed the first.
+    """
+    return head + f',"count":{count},"id":"{new_event_id()}","time":"{iso(now())}"}}'.encode()

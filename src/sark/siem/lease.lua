@@ -7,25 +7,33 @@
 -- ARGV[7]  from how many outlived leases on an event is leased alone
 --
 -- Returns 'held' when the worker holds a lease, 'full' when there is no room for a dead letter,
--- {} when nothing is queued, else {token, events}.
+-- {} when nothing is queued, else {token, events, how many are still queued}.
 --
 -- Atomic because an event may be leased by one worker only, and must never be in neither list.
 local queue, account = KEYS[1], KEYS[4]
 if server.call('HEXISTS', KEYS[3], ARGV[1]) == 1 then return 'held' end
-local held = server.call('HMGET', account, 'queued_bytes', 'failed_bytes')
-if server.call('LLEN', KEYS[2]) >= tonumber(ARGV[5])
-  or tonumber(held[2] or 0) >= tonumber(ARGV[6]) then return 'full' end
-local queued = server.call('LLEN', queue)
-if queued == 0 then return {} end
-
--- No more are taken out than will probably fit: what does not has to be put back.
-local most, most_bytes = tonumber(ARGV[2]), tonumber(ARGV[3])
-local average = math.max(tonumber(held[1] or 0) / queued, 1)
-local events = server.call('LPOP', queue, math.max(1, math.min(most, math.ceil(most_bytes / average))))
-local count, bytes = 1, #events[1]
-while count < #events and bytes + #events[count + 1] <= most_bytes do
-  count, bytes = count + 1, bytes + #events[count + 1]
+siem_adopt(account)
+local failed_bytes = tonumber(server.call('HGET', account, 'failed_bytes') or 0)
+if server.call('LLEN', KEYS[2]) >= tonumber(ARGV[5]) or failed_bytes >= tonumber(ARGV[6]) then
+  return 'full'
 end
+
+-- Events are taken out a few at a time, however large those at the head may be: what turns out not
+-- to fit has to be put back.
+local most, most_bytes = tonumber(ARGV[2]), tonumber(ARGV[3])
+local events, count, bytes, step = {}, 0, 0, 1
+while count == #events and count < most and bytes < most_bytes do
+  local taken = server.call('LPOP', queue, math.min(step, most - count))
+  if not taken then break end
+  for _, event in ipairs(taken) do
+    events[#events + 1] = event
+    if #events == count + 1 and (count == 0 or bytes + #event <= most_bytes) then
+      count, bytes = count + 1, bytes + #event
+    end
+  end
+  step = math.min(2 * step, 64)
+end
+if count == 0 then return {} end
 
 -- What has outlived leases may be what ends its workers: it takes nobody along.
 if server.call('EXISTS', KEYS[5]) == 1 then
@@ -48,4 +56,4 @@ local token = string.format('%.0f', server.call('HINCRBY', account, 'token', 1))
 siem_write_lease(KEYS[3], ARGV[1], {
   token = token, expiry = siem_now_ms() + tonumber(ARGV[4]), renewed = 0,
 }, events)
-return {token, events}
+return {token, events, queued - count}

@@ -41,7 +41,7 @@ _FRAGMENTS = ("lists.lua", "append.lua", "letters.lua", "lease_record.lua")
 
 def _load(name: str) -> Script:
     files = [("sark.siem", file) for file in (*_FRAGMENTS, f"{name}.lua")]
-    return load_script(f"siem.{name}", _CLOCK, *files)
+    return load_script(f"siem.{name}", _CLOCK, *files, when_full=True)
 
 
 _LEASE, _RENEW, _RESUME, _ACKNOWLEDGE = map(_load, ("lease", "renew", "resume", "acknowledge"))
@@ -283,8 +283,9 @@ class SinkQueue:
     def _leased(self, worker: str, reply: Sequence[Any]) -> Lease | None:
         if not reply:
             return None
-        token, events = reply
-        return Lease(self.sink, worker, int(token), tuple(events), sum(map(len, events)))
+        token, events, *behind = reply
+        size = sum(map(len, events))
+        return Lease(self.sink, worker, int(token), tuple(events), size, *behind)
 
     async def _oldest(self, key: str, count: int) -> list[bytes]:
         _check_count(count, MAX_LISTED)

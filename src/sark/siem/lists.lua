@@ -5,6 +5,8 @@
 -- siem_unshift(key, events, first, last)  put events before a list, in their order
 -- siem_size(events, first, last)          bytes of events
 -- siem_book(account, name, events, bytes) add to one line of the account, in entries and bytes
+-- siem_adopt(account)                     complete an account from before bytes were accepted: events
+--                                         could not leave the queue then but by being purged
 local function siem_push(key, events, first, last)
   for from = first, last, 1000 do
     server.call('RPUSH', key, unpack(events, from, math.min(from + 999, last)))
@@ -23,6 +25,13 @@ local function siem_size(events, first, last)
   local bytes = 0
   for i = first, last do bytes = bytes + #events[i] end
   return bytes
+end
+
+local function siem_adopt(account)
+  local held = server.call('HMGET', account, 'accepted', 'accepted_bytes', 'queued_bytes')
+  if held[1] and not held[2] then
+    server.call('HSET', account, 'accepted_bytes', held[3] or 0)
+  end
 end
 
 local function siem_book(account, name, events, bytes)

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Sequence
 
 from sark.events import AuditSpilled, Hub
-from sark.siem.event import iso, new_event_id, now
+from sark.siem.event import closing_event
 from sark.siem.spilling import SpillRow, SpillStore, next_key
 
 __all__ = ["LocalRefusals"]
@@ -38,11 +38,6 @@ class _Record:
         self.ends = ends
         self.stored = stored
         self.repeats = 0
-
-    def closing_event(self) -> bytes:
-        """Spell the closing event."""
-        tail = f',"count":{self.repeats},"id":"{new_event_id()}","time":"{iso(now())}"}}'
-        return self.head + tail.encode()
 
 
 class LocalRefusals:
@@ -129,7 +124,7 @@ class LocalRefusals:
         if not record.repeats:
             return
         try:
-            await self._put(record.closing_event(), copy=False)
+            await self._put(closing_event(record.head, record.repeats), copy=False)
         except BaseException:
             # Nobody else may have begun the next window meanwhile; else the counts go together.
             known = self._open.setdefault(name, record)

@@ -46,6 +46,7 @@ class Lease:
         token: Fencing token; larger than that of every earlier lease.
         events: Their JSON, oldest first.
         bytes: Size of all of them.
+        behind: How many events stayed in the queue when it was given; 0 when that is not known.
     """
 
     sink: str
@@ -53,6 +54,7 @@ class Lease:
     token: int
     events: tuple[bytes, ...]
     bytes: int
+    behind: int = 0
 
 
 def letter_of(outcome: Outcome) -> str:

@@ -5,6 +5,7 @@
 -- ARGV[2]  queued or failed: which of the two it is
 --
 -- Returns how many were dropped. Atomic because the account must agree with the lists.
+siem_adopt(KEYS[2])
 local entries = server.call('LPOP', KEYS[1], ARGV[1])
 if not entries then return 0 end
 if ARGV[2] == 'failed' then

@@ -40,6 +40,7 @@ _PURGE = load_script(
     ("sark.siem", "lists.lua"),
     ("sark.siem", "letters.lua"),
     ("sark.siem", "purge.lua"),
+    when_full=True,
 )
 
 Overflow = Literal["refuse", "drop_oldest"]
@@ -154,6 +155,7 @@ class EventQueue:
             How many were taken: the first so many.
 
         Raises:
+            StoreUnavailableError: Nothing was sent; so too while replicas are known to be lacking.
             ReplicationError: The queue has them, but too few replicas do.
             StoreError: The server did not answer; whether they were taken may be unknown.
         """

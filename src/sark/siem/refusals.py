@@ -6,7 +6,8 @@ many there were. The counts live in Valkey, so they are shared by all processes 
 whichever process looks first closes a window, in one script, exactly once.
 
 What a sink's queue has no room for is spilled by the process that recorded it. While Valkey does
-not answer, each process records by itself (``local_refusals.py``).
+not answer, each process records by itself (``local_refusals.py``), and while a queue takes nothing
+for long, windows are closed by way of the spill store (``overdue.py``).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from sark.siem.bounds import QueueBounds
 from sark.siem.event import AuditEvent, ClosingEvent, Encode, encode_event, iso, new_event_id, now
 from sark.siem.handover import queue_full
 from sark.siem.local_refusals import LocalRefusals
+from sark.siem.overdue import OverdueRefusals
 from sark.siem.spilling import SpillRow, SpillStore, next_key
 from sark.store import Argument, Store, load_script
 
@@ -67,6 +69,7 @@ class Refusals:
         self._bounds = bounds
         self._spill = spill
         self._local = None if spill is None else LocalRefusals(self._sinks, spill, store.hub)
+        self._overdue = None if spill is None else OverdueRefusals(store, self._sinks, spill)
         keys = store.keys
         self._records = [keys.siem_refusals, keys.siem_refusal_counts, keys.siem_refusals_due]
         of_sinks = map(keys.siem, sinks)
@@ -177,11 +180,17 @@ class Refusals:
     async def close_due(self) -> int:
         """Append the closing events of windows that have ended; returns how many were closed.
 
-        They wait until every sink has room, and nothing of it waits in the spill store.
+        Where not every queue has room for them, or something waits in the spill store before them,
+        they go there too, after some seconds.
 
         Raises:
+            AuditError: The spill store does not take them; they are tried again.
             StoreError: The server did not answer.
         """
+        total = await self._close_in_queues()
+        return total if self._overdue is None else total + await self._overdue.close()
+
+    async def _close_in_queues(self) -> int:
         total = 0
         while True:
             if self._spill is not None and any(map(self._spill.waits, self._sinks)):
@@ -208,7 +217,7 @@ class Refusals:
                 # What the spill store does not take stays open here, and is tried again.
                 with contextlib.suppress(AuditError):
                     await self._local.close_ended()
-            with contextlib.suppress(StoreError):
+            with contextlib.suppress(AuditError, StoreError):
                 await self.close_due()
 
     async def close(self) -> None:

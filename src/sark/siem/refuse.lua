@@ -12,7 +12,8 @@
 --
 -- Returns {refusals in this window, closing event of the record, for each sink 1 when its queue has
 -- the event}; the count is 0 when there is no room. While an earlier window cannot be closed, for
--- want of room, its record goes on counting. Atomic because exactly one refusal may be the first.
+-- want of room, its record goes on counting. There are no more records than a queue holds events:
+-- beyond that every refusal is an event. Atomic because exactly one refusal may be the first.
 local name, spills = ARGV[1], ARGV[9] == '1'
 local max_events, max_bytes = tonumber(ARGV[7]), tonumber(ARGV[8])
 local in_order = not string.find(ARGV[10], '0', 1, true)
@@ -39,7 +40,9 @@ for i = 4, #KEYS, 2 do
     taken[nth] = siem_append(KEYS[i], KEYS[i + 1], max_events, max_bytes, 'accepted', ARGV, 3, 3)
   end
 end
-server.call('HSET', KEYS[1], name, ARGV[4])
-server.call('HSET', KEYS[2], name, 1)
-server.call('ZADD', KEYS[3], string.format('%.0f', now_ms + tonumber(ARGV[2])), name)
+if server.call('ZCARD', KEYS[3]) < max_events then
+  server.call('HSET', KEYS[1], name, ARGV[4])
+  server.call('HSET', KEYS[2], name, 1)
+  server.call('ZADD', KEYS[3], string.format('%.0f', now_ms + tonumber(ARGV[2])), name)
+end
 return {1, ARGV[4], table.concat(taken)}

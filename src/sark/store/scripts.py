@@ -15,6 +15,9 @@ from importlib.resources import files
 
 __all__ = ["Script", "load_script"]
 
+ALLOW_OOM = "#!lua flags=allow-oom"
+"""First line of a script (Valkey documentation, "Scripting with Lua", script flags)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Script:
@@ -35,12 +38,14 @@ class Script:
         object.__setattr__(self, "sha", digest)
 
 
-def load_script(name: str, *parts: tuple[str, str]) -> Script:
+def load_script(name: str, *parts: tuple[str, str], when_full: bool = False) -> Script:
     """Assemble a script from package files.
 
     Args:
         name: What to call it.
         parts: ``(package, file)`` of each fragment in order, the body last.
+        when_full: Whether it also runs when the server is above its ``maxmemory``: for scripts that
+            let data leave.
     """
     texts = [files(package).joinpath(file).read_text("utf-8") for package, file in parts]
-    return Script(name, "\n".join(texts))
+    return Script(name, "\n".join([ALLOW_OOM, *texts] if when_full else texts))

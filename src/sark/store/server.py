@@ -176,6 +176,20 @@ class Server:
         check_replicas(replies[1], replicas, self.address)
         return Reply(value, run_id)
 
+    async def count_replicas(self, at_least: int, *, deadline: float) -> int:
+        """Count the replicas that keep up, without writing anything.
+
+        Args:
+            at_least: As soon as there are so many, they are not waited for any longer.
+            deadline: On the event loop's clock, in seconds.
+
+        Raises:
+            StoreError: As in ``execute``.
+        """
+        wait = wait_for_replicas(at_least, deadline - asyncio.get_running_loop().time())
+        count: int = await self.execute(*wait, deadline=deadline, idempotent=True)
+        return count
+
     async def run_durable(
         self,
         script: Script,

@@ -26,6 +26,7 @@ from sark.siem.forwarder.halt import Halt
 from sark.siem.forwarder.holdings import STORE_RETRY_CAP_SECONDS, Batch, Holdings
 from sark.siem.forwarder.plan import Batching, ForwarderState, Guard, PauseKind
 from sark.siem.forwarder.sender import Sender
+from sark.siem.lasting import lasting
 from sark.siem.leases import SinkQueue
 from sark.siem.sinks.base import Sink
 from sark.siem.sinks.verdict import Delivered
@@ -119,8 +120,11 @@ class Forwarder:
     async def run(self) -> None:
         """Forward until ``stop``."""
         beside = [
-            asyncio.create_task(work)
-            for work in (self._holdings.renew_forever(), self._reap_forever())
+            asyncio.create_task(lasting(work, f"{what} of leases of {self.name}"))
+            for what, work in (
+                ("the renewal", self._holdings.renew_forever),
+                ("the reaping", self._reap_forever),
+            )
         ]
         try:
             while not self._halt.for_good:
@@ -243,7 +247,11 @@ class Forwarder:
         permit = await self._sender.permit()
         if permit is None:
             return False
-        await self._holdings.make_sure(batch)
+        try:
+            await self._holdings.make_sure(batch)
+        except BaseException:
+            permit.neutral()
+            raise
         if batch.lost:
             permit.neutral()
             return False

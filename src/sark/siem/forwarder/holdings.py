@@ -119,8 +119,9 @@ class Holdings:
         return batch
 
     def is_ample(self, batch: Batch) -> bool:
-        """Tell whether a batch is at least half full, so that there is no use in waiting."""
-        return 2 * len(batch.sizes) >= self._events or 2 * batch.lease.bytes >= self._size
+        """Tell whether there is no use in waiting: more is queued, or it is at least half full."""
+        half_full = 2 * len(batch.sizes) >= self._events or 2 * batch.lease.bytes >= self._size
+        return half_full or batch.lease.behind > 0
 
     async def settle(self, batch: Batch) -> None:
         """Tell the queue what has been decided, until it has heard; what is open stays leased.

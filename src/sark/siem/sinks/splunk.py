@@ -51,6 +51,7 @@ CHANNEL_HEADER: Final = "X-Splunk-Request-Channel"
 LARGEST_BYTES: Final = 1_000_000
 MOST_EVENTS: Final = 1000
 TIME_BYTES: Final = 20
+NO_ACKNOWLEDGEMENT: Final = "indexer acknowledgement is asked for, and the token has it off"
 FIRST_POLL_SECONDS: Final = 0.1
 LONGEST_POLL_SECONDS: Final = 2.0
 
@@ -125,9 +126,7 @@ class SplunkSink:
         if isinstance(verdict, Delivered):
             ack_id = answer.json_object().get("ackId")
             if not isinstance(ack_id, int):
-                return Unauthorized(
-                    "indexer acknowledgement is asked for, and the token has it off"
-                )
+                return Unauthorized(NO_ACKNOWLEDGEMENT)
             failure = await self._wait_for_index(ack_id, headers)
             if failure is not None:
                 return failure

@@ -136,6 +136,11 @@ class SpillFiles:
         """Wait for the calls under way."""
         await self._run(lambda: None)
 
+    def unanswered(self) -> str:
+        """Note that the disk does not answer, until it does; returns that in words."""
+        self._report(f"{self._folder.path}: the disk does not answer")
+        return self.trouble
+
     async def close(self) -> None:
         """Give all files up; those that are empty are removed."""
 

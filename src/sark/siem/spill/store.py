@@ -34,6 +34,8 @@ MAX_SEND_EVENTS = 1000
 MAX_SEND_BYTES = 2**20
 FORGET_AT_ONCE = 1000
 FULL_RETRY_AFTER_SECONDS = 5.0
+PUT_SECONDS = 5.0
+"""A disk that takes longer is taken for one that hangs: other syncs may cost a second or two."""
 
 
 class PutBack(Protocol):
@@ -123,7 +125,8 @@ class Spill:
 
         Raises:
             QueueFullError: There is no room.
-            AuditError: The disk refuses them, or the store is closed.
+            AuditError: The disk refuses them or does not answer, or the store is closed. What was
+                being written then may yet be kept.
         """
         if self._closed:
             raise AuditError("the spill store is closed")
@@ -134,7 +137,12 @@ class Spill:
         self._pending.append(put)
         if self._committer is None or self._committer.done():
             self._committer = asyncio.create_task(self._commit_pending(), name="sark-spill")
-        await put.safe
+        try:
+            async with asyncio.timeout(PUT_SECONDS):
+                await put.safe
+        except TimeoutError:
+            self._withdraw(put)
+            raise AuditError(f"the spill store failed: {self.files.unanswered()}") from None
 
     async def forget(self, ids: Collection[int]) -> None:
         """Forget copies whose originals turned out accepted, unless they are being replayed.
@@ -197,6 +205,9 @@ class Spill:
                 if taken < len(run):
                     break
         finally:
+            # Whoever gave up meanwhile wants its rows no longer.
+            waiting = set(self._pending)
+            passed = [(put, row) for put, row in passed if put in waiting]
             for put, row in passed:
                 put.rows.append(row)
             self._uncommitted[sink] += len(passed)
@@ -247,6 +258,12 @@ class Spill:
             count += 1
         group, self._pending = self._pending[:count], self._pending[count:]
         return group
+
+    def _withdraw(self, put: _Put) -> None:
+        """Forget a put whose commit has not begun, so that a hanging disk fills no memory."""
+        if put in self._pending:
+            self._pending.remove(put)
+            self._uncommitted.subtract(row.sink for row in put.rows)
 
     def _settle(self, group: Sequence[_Put], errors: Sequence[AuditError | None]) -> None:
         for put, error in zip(group, errors, strict=True):
