@@ -56,4 +56,4 @@ local token = string.format('%.0f', server.call('HINCRBY', account, 'token', 1))
 siem_write_lease(KEYS[3], ARGV[1], {
   token = token, expiry = siem_now_ms() + tonumber(ARGV[4]), renewed = 0,
 }, events)
-return {token, events, queued - count}
+return {token, events, server.call('LLEN', queue)}
