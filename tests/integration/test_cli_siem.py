@@ -199,6 +199,12 @@ def test_a_worker_whose_sink_can_not_be_opened_names_it(
     assert line.startswith(f"sark: SARK_SIEM_SINKS: the sink copy: {tmp_path}/missing/audit.jsonl ")
 
 
+def test_a_worker_does_not_guess_where_events_go(server: ValkeyServer) -> None:
+    ended = run_sark("worker", VALKEY_URL=server.url)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("sark: SARK_SIEM_SINKS is not set: ")
+
+
 def test_without_anything_to_ask_it_says_so(tmp_path: Path) -> None:
     ended = call_sark("siem", "status", SARK_DATA_DIR=tmp_path)
     assert ended.returncode == 2

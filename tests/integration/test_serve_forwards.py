@@ -87,6 +87,39 @@ async def test_a_receiver_that_is_down_does_not_make_a_service_unready(tmp_path:
     assert logged[0]["event"] == "audit events not forwarded, will be tried again"
 
 
+async def test_a_breaker_that_is_reset_ends_the_waiting(tmp_path: Path) -> None:
+    with SarkService(tmp_path, SARK_SIEM_FORWARD="true") as service:
+        file = service.data_dir / "audit.jsonl"
+        async with http_client(service) as http:
+
+            async def force(what: str) -> None:
+                async with http.post(f"/v1/breakers/siem/{what}", headers=service.admin) as answer:
+                    assert answer.status == 200
+
+            async def shows(state: str, failing: str) -> bool:
+                (report,) = (await read(http, "/v1/siem", headers=service.admin))["sinks"]
+                return report["breaker"] == state and failing in report["forwarder"]["failing"]
+
+            async def is_held() -> bool:
+                return await shows("forced_open", "")
+
+            async def waits() -> bool:
+                return await shows("forced_open", "is open")
+
+            # Shorter than a lease the batch is held; longer, it goes back to the queue.
+            for count, seconds in enumerate((20, 600), start=1):
+                await force(f"force-open?seconds={seconds}")
+                await until(is_held, within=10, what="the breaker is known to be open")
+                await decide(http)
+                await until(waits, within=10, what="the forwarder waits for it")
+                await force("reset")
+                await until(
+                    lambda wanted=count: len(ids_in(file)) == wanted,
+                    within=5,
+                    what="the event is there",
+                )
+
+
 @pytest.mark.heavy
 async def test_a_service_that_does_not_forward_says_who_does(tmp_path: Path) -> None:
     with SarkService(tmp_path) as service:

@@ -63,7 +63,7 @@ def _rows(report: SinkReport) -> dict[str, str]:
         "oldest": _seconds(None if account is None else account.oldest_seconds),
         "drains": _drains(report.rates),
         "full in": _seconds(None if report.rates is None else report.rates.seconds_to_full),
-        "workers": "" if account is None else f"{account.leases:,}, with leases",
+        "leases": "" if account is None else f"{account.leases:,}",
         "spilled": _spill(report.spill),
         "breaker": (report.breaker or "").replace("_", " "),
         "forwarder": _forwarder(report.forwarder),

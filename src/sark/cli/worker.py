@@ -41,8 +41,9 @@ def worker(
 ) -> None:
     """Forward audit events from Valkey to SARK_SIEM_SINKS; any number of workers may run.
 
-    Needs VALKEY_URL: a service on an embedded Valkey forwards by itself. SIGTERM and Ctrl-C let it
-    finish what is being sent and give the rest back to the queue.
+    Needs VALKEY_URL: a service on an embedded Valkey forwards by itself. Needs SARK_SIEM_SINKS as
+    the services have it. SIGTERM and Ctrl-C let it finish what is being sent and give the rest back
+    to the queue.
     """
     settings = load()
     topology = Topology.of(settings)
@@ -50,6 +51,12 @@ def worker(
         raise ConfigurationError(
             "VALKEY_URL is not set: a worker shares the Valkey of its services, and `sark serve` "
             "on an embedded one forwards by itself"
+        )
+    if settings.siem_sinks is None:
+        # The default, a file here, would take what the services have queued for somewhere else.
+        raise ConfigurationError(
+            "SARK_SIEM_SINKS is not set: a worker needs the sinks as its services have them, such "
+            "as splunk+https://host:8088, or file:///path/events.jsonl on this machine"
         )
     configure_logs(settings.log_level, settings.log_format)
     uvloop.run(_work(settings, topology, metrics_port))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from sark.breaker import Breaker, BreakerConfig
 from sark.breaker.control import BreakerControl
+from sark.events import BreakerChanged
 from sark.keyspace import MAIN_SINK
 from sark.settings import Settings
 from sark.store import Store
@@ -35,19 +37,28 @@ def sink_breaker_config(settings: Settings) -> BreakerConfig:
     )
 
 
-def sink_breaker(settings: Settings, store: Store, sink: str, *, longest: float = 0.0) -> Breaker:
+def sink_breaker(
+    settings: Settings,
+    store: Store,
+    sink: str,
+    *,
+    on_change: Callable[[BreakerChanged], None] | None = None,
+    longest: float = 0.0,
+) -> Breaker:
     """Make the breaker of one sink; run it with ``running()``.
 
     Args:
         settings: Its rules.
         store: Where its state is.
         sink: Which sink.
+        on_change: Told of its changes.
         longest: Longest that sending one batch may take, in seconds, where that is more than one
             exchange: the result of a probe that outlived its lease would count for nothing.
     """
     config = sink_breaker_config(settings)
     lease = max(config.probe_lease, longest + settings.siem_timeout)
-    return Breaker(store, sink_breaker_name(sink), replace(config, probe_lease=lease))
+    config = replace(config, probe_lease=lease)
+    return Breaker(store, sink_breaker_name(sink), config, on_change=on_change)
 
 
 def breaker_control(settings: Settings, store: Store) -> BreakerControl:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from sark.breaker import Breaker
 from sark.errors import SinkError
+from sark.events import BreakerChanged
 from sark.parts.breakers import sink_breaker
 from sark.settings import Settings
 from sark.siem import QueueBounds, SinkQueue
@@ -79,8 +81,13 @@ async def open_forwarding(
         for plan in plans if forward else ():
             name = plan.address.name
             sink = make_sink(plan)
-            longest = sink.limits.seconds
-            breaker = breakers[name] = sink_breaker(settings, store, name, longest=longest)
+            breaker = breakers[name] = sink_breaker(
+                settings,
+                store,
+                name,
+                on_change=partial(_try_again, forwarders, name),
+                longest=sink.limits.seconds,
+            )
             stack.push_async_callback(sink.close)
             await _open(sink, name)
             await stack.enter_async_context(breaker.running())
@@ -97,6 +104,12 @@ async def open_forwarding(
             named = {plan.address.name: plan for plan in plans}
             readings = Readings(_bounds(settings))
             yield Forwarding(named, queues, breakers, forwarders, readings)
+
+
+def _try_again(forwarders: Mapping[str, Forwarder], name: str, event: BreakerChanged) -> None:
+    """Don't wait any longer when a breaker admits calls again, by a probe or by hand."""
+    if event.state in {"closed", "forced_closed"} and name in forwarders:
+        forwarders[name].retry()
 
 
 async def _open(sink: Sink, name: str) -> None:

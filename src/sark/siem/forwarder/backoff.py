@@ -65,6 +65,10 @@ class Backoff:
         self._until = max(self._until, now + min(self._cap, seconds))
         return max(0.0, self._until - now)
 
+    def end(self) -> None:
+        """Wait no longer; the failures still count."""
+        self._until = float("-inf")
+
     def succeeded(self) -> None:
         """Note that the receiver took something: the next failure is the first again."""
         self._failures = 0

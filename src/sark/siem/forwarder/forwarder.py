@@ -113,7 +113,8 @@ class Forwarder:
         self._changed.set()
 
     def retry(self) -> None:
-        """End a pause: somebody has mended what it waits for."""
+        """End whatever wait it is in: somebody has mended the cause, or the breaker closed."""
+        self._sender.retry()
         self._halt.wake()
 
     async def run(self) -> None:

@@ -13,6 +13,7 @@ class Halt:
     def __init__(self) -> None:
         self._halted = asyncio.Event()
         self._woken = asyncio.Event()
+        self._roused = asyncio.Event()
         self._seconds = 0.0
         self.for_good = False
 
@@ -28,27 +29,35 @@ class Halt:
             self._seconds = 0.0
         self._seconds = max(self._seconds, seconds)
         self._halted.set()
+        self._rouse()
 
     def stop(self) -> None:
         """Halt for good."""
         self.for_good = True
         self._halted.set()
         self._woken.set()
+        self._rouse()
 
     def wake(self) -> None:
-        """End a halt that is not for good."""
+        """End a halt that is not for good, and every rest."""
         self._woken.set()
+        self._rouse()
 
     async def rest(self, seconds: float) -> None:
-        """Wait, but not longer than until a halt."""
-        if seconds > 0:
-            await _wait(self._halted, seconds)
+        """Wait, but not longer than until a halt or ``wake``."""
+        if seconds > 0 and not self.is_set:
+            await _wait(self._roused, seconds)
 
     async def over(self) -> None:
         """Wait until a halt has ended: by time, by ``wake``, or for good."""
         await _wait(self._woken, self._seconds)
         if not self.for_good:
             self._halted.clear()
+
+    def _rouse(self) -> None:
+        """Wake those who rest now, and none who begin to later."""
+        self._roused.set()
+        self._roused.clear()
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

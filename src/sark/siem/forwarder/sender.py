@@ -57,6 +57,10 @@ class Sender:
         """Seconds until the receiver may be asked again."""
         return max(0.0, self._backoff.until - asyncio.get_running_loop().time())
 
+    def retry(self) -> None:
+        """Let the receiver be asked again at once; to be followed by ``Halt.wake``."""
+        self._backoff.end()
+
     async def permit(self) -> Permit | None:
         """Wait for leave to send; None when a halt comes first."""
         while True:
