@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import ForkServerProcess
 
 import pytest
 
@@ -39,12 +39,12 @@ class Crew:
     def __init__(self, url: str) -> None:
         self._url = url
         self._names = count()
-        self._spawn = multiprocessing.get_context("spawn")
-        self.workers: list[SpawnProcess] = []
+        self._context = multiprocessing.get_context("forkserver")
+        self.workers: list[ForkServerProcess] = []
 
     def start(self) -> None:
         arguments = (self._url, f"worker-{next(self._names)}", LEASE_SECONDS)
-        worker = self._spawn.Process(target=work_until_killed, args=arguments, daemon=True)
+        worker = self._context.Process(target=work_until_killed, args=arguments, daemon=True)
         worker.start()
         self.workers.append(worker)
 

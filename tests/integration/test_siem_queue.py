@@ -52,7 +52,6 @@ def ids_in(server: ValkeyServer) -> list[str]:
     return [event["id"] for event in queued(server)]
 
 
-@pytest.mark.heavy
 async def test_three_processes_fill_it_to_exactly_its_bound_of_entries(
     server: ValkeyServer, three: ProcessPoolExecutor
 ) -> None:

@@ -236,8 +236,14 @@ def assert_account_is_exact(server: ValkeyServer) -> None:
 
 @contextmanager
 def processes(count: int) -> Iterator[ProcessPoolExecutor]:
-    """Provide processes that share nothing with this one."""
-    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
+    """Provide processes that share nothing with this one.
+
+    They are forked from a server without threads that has imported what they need: fifty at once
+    would otherwise import it for a minute.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "tests.support.breaker_work"])
+    with ProcessPoolExecutor(count, mp_context=context) as pool:
         yield pool
 
 

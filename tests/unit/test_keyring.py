@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import stat
 import threading
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from sark.errors import ConfigurationError
 from sark.keyring import KEY_BYTES, mac_key
+from tests.support.gateways import processes
 
 needs_permissions = pytest.mark.skipif(os.geteuid() == 0, reason="modes do not stop the superuser")
 
@@ -44,8 +44,7 @@ def test_the_modes_do_not_hang_on_the_umask(tmp_path: Path) -> None:
 
 
 def test_many_first_starts_at_once_read_one_key(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(3, mp_context=context) as pool:
+    with processes(3) as pool:
         # Warm, so that the processes meet at each folder.
         list(pool.map(read_together, [tmp_path / "warm"] * 8))
         for number in range(25):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 import pickle
 import stat
@@ -24,6 +23,7 @@ from sark.sessions.tokens import signing_keys as signing_keys_module
 from sark.sessions.tokens.key_file import KEY_FILE_NAME
 from sark.sessions.tokens.key_set import PUBLISHED_SECONDS, RETIREMENT_SLACK_SECONDS
 from sark.sessions.tokens.keys import SigningKey, VerificationKey, thumbprint
+from tests.support.gateways import processes
 from tests.support.polling import until
 from tests.support.tokens import (
     LEEWAY,
@@ -41,8 +41,7 @@ RETENTION = retention_of(TTL, LEEWAY)
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[ProcessPoolExecutor]:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(3, mp_context=context) as pool:
+    with processes(3) as pool:
         yield pool
 
 
