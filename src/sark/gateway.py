@@ -163,7 +163,12 @@ class Gateway:
         self.decisions = decisions
         self.queue = queue
         self.refusals = Refusals(
-            store, queue.sinks, queue.bounds, spill=queue.spill, encode=queue.encode
+            store,
+            queue.sinks,
+            queue.bounds,
+            replicas=queue.replicas,
+            spill=queue.spill,
+            encode=queue.encode,
         )
         self.limiter = limiter
         self.budget = budget

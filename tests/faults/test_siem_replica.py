@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sark.events import AuditSpilled, Hub
 from sark.parts.background import background
-from sark.siem import EventQueue, QueueBounds
+from sark.siem import EventQueue, QueueBounds, Refusals
 from sark.siem.event import encode_event
 from sark.siem.spill import Replay, Spill
 from sark.store import Store
@@ -18,7 +18,7 @@ from tests.support.leases import contents, open_sink
 from tests.support.polling import until
 from tests.support.replicas import AT_ONCE, follow, linked
 from tests.support.servers import ValkeyServer
-from tests.support.spills import MAIN, open_spill
+from tests.support.spills import MAIN, open_spill, stored
 
 StartServer = Callable[..., ValkeyServer]
 
@@ -78,6 +78,37 @@ async def test_an_event_that_no_replica_has_is_spilled_as_well(
         await queue.close()
     assert (status.accepted.events, status.duplicates.events) == (2, 1)
     assert status.balanced
+
+
+async def test_a_refusal_that_no_replica_has_is_spilled_as_well(
+    private_server: StartServer, tmp_path: Path
+) -> None:
+    primary, replica = private_server(AT_ONCE), private_server()
+    follow(replica, primary)
+    await linked(replica)
+    async with open_store(primary.url) as store, open_spill(tmp_path) as spill:
+        refusals = Refusals(store, SINKS, QueueBounds(), replicas=1, spill=spill)
+
+        async def refuse(name: str) -> bytes:
+            event = audit_event(type="refusal", allow=False, reason="rate_limit:user")
+            recorded_as = await refusals.record(
+                name,
+                event,
+                identity=f"user:{name}",
+                seconds_left=600,
+                deadline=later(WAIT_SECONDS),
+            )
+            assert recorded_as == event.id
+            return encode_event(event)
+
+        first = await refuse("alice")
+        assert contents(replica) == [first]
+        assert stored(tmp_path) == []
+        replica.kill()
+        second = await refuse("bob")
+        assert contents(primary) == [first, second]
+        assert stored(tmp_path) == [(MAIN, second)]
+        await refusals.close()
 
 
 async def test_a_lost_primary_loses_nothing_that_was_acknowledged(

@@ -53,9 +53,17 @@ async def open_admission(
         queue = await stack.enter_async_context(open_queue(settings, store, spill))
         late = LateEvents(queue, hub)
         stack.push_async_callback(late.close)
+        refusals = Refusals(
+            store,
+            queue.sinks,
+            queue.bounds,
+            replicas=queue.replicas,
+            spill=spill,
+            encode=queue.encode,
+        )
         admission = Admission(
             sessions,
-            refusals=Refusals(store, queue.sinks, queue.bounds, spill=spill, encode=queue.encode),
+            refusals=refusals,
             queue=queue,
             late=late,
             limiter=limiter_of(settings, store, Rules(None)),

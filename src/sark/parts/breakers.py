@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from sark.breaker import Breaker, BreakerConfig
 from sark.breaker.control import BreakerControl
@@ -37,10 +38,26 @@ def sink_breaker_config(settings: Settings) -> BreakerConfig:
 
 
 def sink_breaker(
-    settings: Settings, store: Store, sink: str, *, on_change: Callable[[BreakerChanged], None]
+    settings: Settings,
+    store: Store,
+    sink: str,
+    *,
+    on_change: Callable[[BreakerChanged], None] | None = None,
+    longest: float = 0.0,
 ) -> Breaker:
-    """Make the breaker of one sink, and tell of its changes; run it with ``running()``."""
+    """Make the breaker of one sink; run it with ``running()``.
+
+    Args:
+        settings: Its rules.
+        store: Where its state is.
+        sink: Which sink.
+        on_change: Told of its changes.
+        longest: Longest that sending one batch may take, in seconds, where that is more than one
+            exchange: the result of a probe that outlived its lease would count for nothing.
+    """
     config = sink_breaker_config(settings)
+    lease = max(config.probe_lease, longest + settings.siem_timeout)
+    config = replace(config, probe_lease=lease)
     return Breaker(store, sink_breaker_name(sink), config, on_change=on_change)
 
 

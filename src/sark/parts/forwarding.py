@@ -80,10 +80,14 @@ async def open_forwarding(
     async with contextlib.AsyncExitStack() as stack:
         for plan in plans if forward else ():
             name = plan.address.name
-            breaker = breakers[name] = sink_breaker(
-                settings, store, name, on_change=partial(_try_again, forwarders, name)
-            )
             sink = make_sink(plan)
+            breaker = breakers[name] = sink_breaker(
+                settings,
+                store,
+                name,
+                on_change=partial(_try_again, forwarders, name),
+                longest=sink.limits.seconds,
+            )
             stack.push_async_callback(sink.close)
             await _open(sink, name)
             await stack.enter_async_context(breaker.running())

@@ -76,6 +76,7 @@ class EventQueue:
         self.encode = encode
         self.sinks = tuple(sinks)
         self.bounds = bounds
+        self.replicas = replicas
         self.spill = spill
         self._drops = spill is None and overflow == "drop_oldest"
         self._keys = {sink: store.keys.siem(sink) for sink in self.sinks}

@@ -50,6 +50,7 @@ class Refusals:
         store: Where the records and the queues live.
         sinks: Whose queues.
         bounds: How much each may hold.
+        replicas: How many have to acknowledge each refusal.
         spill: Takes what the queues do not; without it such refusals are errors.
         encode: As of ``EventQueue``.
     """
@@ -60,6 +61,7 @@ class Refusals:
         sinks: Sequence[str],
         bounds: QueueBounds,
         *,
+        replicas: int = 0,
         spill: SpillStore | None = None,
         encode: Encode = encode_event,
     ) -> None:
@@ -67,6 +69,7 @@ class Refusals:
         self._encode = encode
         self._sinks = tuple(sinks)
         self._bounds = bounds
+        self._replicas = replicas
         self._spill = spill
         self._local = None if spill is None else LocalRefusals(self._sinks, spill, store.hub)
         self._overdue = None if spill is None else OverdueRefusals(store, self._sinks, spill)
@@ -116,7 +119,9 @@ class Refusals:
             "".join("0" if waiting else "1" for waiting in waits),
         )
         try:
-            reply = await self._store.state.run(_REFUSE, self._keys, arguments, deadline=deadline)
+            reply = await self._store.state.run_replicated(
+                _REFUSE, self._keys, arguments, replicas=self._replicas, deadline=deadline
+            )
         except StoreError as error:
             sent = not isinstance(error, StoreUnavailableError)
             return await self._record_here(

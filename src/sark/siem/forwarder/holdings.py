@@ -193,7 +193,8 @@ class Holdings:
             with contextlib.suppress(LeaseLostError, StoreError):
                 if (lease := await self._queue.resume(self._unsure)) is not None:
                     await self._queue.give_back(lease)
-        for batch in sorted(self._held.values(), key=lambda each: each.lease.token, reverse=True):
+        # In the order in which they were taken, which a resumed lease's newer token doesn't tell.
+        for batch in reversed([*self._held.values()]):
             with contextlib.suppress(LeaseLostError, StoreError):
                 await self._return(batch)
             self.forget(batch)

@@ -34,11 +34,13 @@ class SinkLimits:
         events: Events.
         bytes: Bytes of their bodies together, with what the protocol puts around each.
         event_bytes: Bytes of one body; a larger event becomes a dead letter.
+        seconds: Longest that sending one batch may take, where that is more than one exchange.
     """
 
     events: int
     bytes: int
     event_bytes: int
+    seconds: float = 0.0
 
 
 class Sink(Protocol):

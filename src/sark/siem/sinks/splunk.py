@@ -76,6 +76,7 @@ class SplunkSink:
         token = plan.token.get_secret_value() if plan.token else ""
         self._ack: bool = plan.options["ack"]
         self._ack_timeout: int = plan.options["ack_timeout"]
+        self._longest = plan.common.timeout + self._ack_timeout if self._ack else 0.0
         headers = {"Authorization": f"Splunk {token}", "Content-Type": "application/json"}
         self._idle_channels: list[str] = []
         # A balancer in between must lead to the indexer that was sent the events, by its cookie.
@@ -93,6 +94,7 @@ class SplunkSink:
             events=MOST_EVENTS,
             bytes=(LARGEST_BYTES - MOST_EVENTS * around) // growth,
             event_bytes=(LARGEST_BYTES - around) // growth,
+            seconds=self._longest,
         )
 
     async def open(self) -> None:

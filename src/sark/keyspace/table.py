@@ -1,49 +1,12 @@
-"""Every key that SARK writes, as one table, and the only functions that build key names.
-
-The table is read by the code, the documentation (``sark keyspace``), memory analysis, metrics and
-the doctor. Key names follow the guide; ids come from outside and are encoded, so that no id can
-forge another key.
-
-**Encoding of ids.** An id made of ``A-Z a-z 0-9 - _ . ~ @ + = , /`` stands as it is. Any other
-byte of its UTF-8 form becomes ``%XX`` (so ``:``, ``{``, ``}``, ``*``, spaces, control and
-non-ASCII characters never appear raw). What would exceed ``MAX_ENCODED_BYTES`` becomes ``#`` and
-its SHA-256 in hex; ``#`` itself is always escaped. Two different ids therefore never share a form.
-
-**Cluster.** One script may only touch keys of one slot. With ``cluster=True`` the builders put the
-part that is named in the table's ``tag`` column in braces (a hash tag, see the Valkey cluster
-specification); without it the names are exactly the guide's.
-"""
+"""The table of all keys, and what it says of a key."""
 
 from __future__ import annotations
 
 import re
-from base64 import urlsafe_b64encode
 from dataclasses import dataclass
 from enum import StrEnum
-from hashlib import sha256
-from urllib.parse import quote
 
-from sark.errors import InvalidRequestError
-
-__all__ = [
-    "MAIN_SINK",
-    "TABLE",
-    "KeyPattern",
-    "Keyspace",
-    "Role",
-    "SinkKeys",
-    "classify",
-    "encode_id",
-    "encode_rule",
-    "is_permanent",
-]
-
-MAIN_SINK = "main"
-MAX_ENCODED_BYTES = 200
-MAX_RULE_CHARACTERS = 12
-
-_SAFE = "-_.~@+=,/"
-_PLAIN = re.compile(rf"[A-Za-z0-9\-_.~@+=,/]{{1,{MAX_ENCODED_BYTES}}}").fullmatch
+__all__ = ["TABLE", "KeyPattern", "Role", "classify", "is_permanent"]
 
 
 class Role(StrEnum):
@@ -92,6 +55,8 @@ class KeyPattern:
 
 
 _S, _C = Role.STATE, Role.CACHE
+
+
 TABLE: tuple[KeyPattern, ...] = (
     KeyPattern(
         "session_user",
@@ -407,189 +372,6 @@ TABLE: tuple[KeyPattern, ...] = (
         "the breakers that have been in use",
     ),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class SinkKeys:
-    """The keys of one sink's events; in a cluster all in one slot.
-
-    Attributes:
-        queue: Events that wait.
-        failed: Dead letters.
-        leases: Who has leased which events.
-        account: Counts and bytes.
-        expiries: How many leases an event outlived.
-    """
-
-    queue: str
-    failed: str
-    leases: str
-    account: str
-    expiries: str
-    _inflight: str
-
-    def inflight(self, worker: str) -> str:
-        """Name the list of events that a worker has leased."""
-        return self._inflight + encode_id(worker, field="worker")
-
-
-def encode_id(value: str, *, field: str = "id") -> str:
-    """Encode an id from outside as one part of a key.
-
-    Args:
-        value: The id. Unicode forms are kept apart: nothing is normalised.
-        field: The name to report when the id is refused.
-
-    Returns:
-        A string of safe characters without ``:``, braces or ``#`` (but for the marker of a hash).
-
-    Raises:
-        InvalidRequestError: The id is empty or not encodable as UTF-8 (lone surrogates).
-    """
-    if _PLAIN(value):
-        return value
-    if not value:
-        raise InvalidRequestError(field, "got an empty string, expected an id")
-    try:
-        encoded = quote(value, safe=_SAFE)
-    except UnicodeEncodeError:
-        raise InvalidRequestError(field, "is not valid Unicode (a lone surrogate)") from None
-    if len(encoded) <= MAX_ENCODED_BYTES:
-        return encoded
-    return "#" + sha256(value.encode()).hexdigest()
-
-
-def encode_rule(name: str) -> str:
-    """Spell the name of a rule as one part of a key: a long one as ``~`` and part of its SHA-256.
-
-    Every counter of the rule has it in its key, so it must not be long. Names have no ``~``.
-    """
-    if len(name) <= MAX_RULE_CHARACTERS:
-        return name
-    digest = urlsafe_b64encode(sha256(name.encode()).digest()).decode()
-    return "~" + digest[: MAX_RULE_CHARACTERS - 1]
-
-
-class Keyspace:
-    """Builds key names.
-
-    Args:
-        cluster: Put hash tags in the names, so that what one script touches shares a slot.
-    """
-
-    __slots__ = (
-        "_siem",
-        "_tag",
-        "breaker_names",
-        "cluster",
-        "generation_prefixes",
-        "policy_changes",
-        "policy_generation",
-        "policy_hot_requests",
-        "ratelimit_top",
-        "siem_refusal_counts",
-        "siem_refusals",
-        "siem_refusals_due",
-    )
-
-    def __init__(self, *, cluster: bool = False) -> None:
-        self.cluster = cluster
-        self._tag = "{%s}" if cluster else "%s"
-        siem = self._tag % "siem"
-        self._siem = siem
-        self.policy_generation = "policy:generation"
-        self.policy_hot_requests = "policy:hot_requests"
-        self.ratelimit_top = "ratelimit:top"
-        # A channel, not a key: each invalidation is published there with its token.
-        self.policy_changes = "policy:changes"
-        self.generation_prefixes = (
-            "policy:generation",
-            "policy:version:",
-            "policy:user_version:",
-        )
-        self.breaker_names = "circuit_breaker:names"
-        self.siem_refusals = f"{siem}:refusals"
-        self.siem_refusal_counts = f"{siem}:refusals:count"
-        self.siem_refusals_due = f"{siem}:refusals:due"
-
-    def session_user(self, user_id: str, session_id: str) -> str:
-        """Name the hash of one session."""
-        return f"session:user:{self._tag % encode_id(user_id)}:{encode_id(session_id)}"
-
-    def session_token(self, user_id: str, jti: str) -> str:
-        """Name the string that maps a token id to its session.
-
-        In cluster mode the user's id stands before it, because both are touched by one script.
-        """
-        token = encode_id(jti, field="jti")
-        if self.cluster:
-            return f"session:token:{self._tag % encode_id(user_id, field='user_id')}.{token}"
-        return f"session:token:{token}"
-
-    def session_index(self, user_id: str) -> str:
-        """Name the sorted set of a user's sessions."""
-        return f"session:index:{self._tag % encode_id(user_id)}"
-
-    def session_not_before(self, user_id: str) -> str:
-        """Name the time at which all sessions of a user were ended."""
-        return f"session:not_before:{self._tag % encode_id(user_id)}"
-
-    def policy_decision(self, digest: str) -> str:
-        """Name a cached decision. ``digest`` is hex or base64url and stands as it is."""
-        return f"policy:decision:{digest}"
-
-    def policy_version(self, policy: str) -> str:
-        """Name the generation token of a policy."""
-        return f"policy:version:{encode_id(policy)}"
-
-    def policy_user_version(self, user_id: str) -> str:
-        """Name the generation token of a user."""
-        return f"policy:user_version:{encode_id(user_id, field='user_id')}"
-
-    def ratelimit(self, kind: str, identity: str, window_seconds: int) -> str:
-        """Name the counter of one identity. ``kind`` is ``user``, ``ip`` or ``apikey``."""
-        head, tail = self.ratelimit_parts(kind, window_seconds)
-        return head + encode_id(identity) + tail
-
-    def ratelimit_rule(self, kind: str, identity: str, window_seconds: int, rule: str) -> str:
-        """Name what one identity has used of a rule, whose name ``encode_rule`` spells."""
-        head, tail = self.ratelimit_parts(kind, window_seconds, rule)
-        return head + encode_id(identity) + tail
-
-    def ratelimit_parts(self, kind: str, window_seconds: int, rule: str = "") -> tuple[str, str]:
-        """Tell what stands before and after the encoded identity in the names above."""
-        opening, closing = ("{", "}") if self.cluster else ("", "")
-        named = f":{encode_rule(rule)}" if rule else ""
-        return f"ratelimit:{kind}:{opening}", f"{closing}:{window_seconds}{named}"
-
-    def siem(self, sink: str = MAIN_SINK) -> SinkKeys:
-        """Name the keys of one sink; ``main`` owns the guide's names."""
-        siem = self._siem
-        tail = "" if sink == MAIN_SINK else f":{encode_id(sink, field='sink')}"
-        return SinkKeys(
-            queue=f"{siem}:event_queue{tail}",
-            failed=f"{siem}:failed_events{tail}",
-            leases=f"{siem}:leases{tail}",
-            account=f"{siem}:account{tail}",
-            expiries=f"{siem}:expiries{tail}",
-            _inflight=f"{siem}:inflight{tail}:",
-        )
-
-    def breaker_state(self, name: str) -> str:
-        """Name a breaker's state."""
-        return f"circuit_breaker:{self._tag % encode_id(name)}:state"
-
-    def breaker_failure_count(self, name: str) -> str:
-        """Name a breaker's count of consecutive failures."""
-        return f"circuit_breaker:{self._tag % encode_id(name)}:failure_count"
-
-    def breaker_last_failure(self, name: str) -> str:
-        """Name the time of a breaker's last failure."""
-        return f"circuit_breaker:{self._tag % encode_id(name)}:last_failure"
-
-    def breaker_details(self, name: str) -> str:
-        """Name what else is known of a breaker."""
-        return f"circuit_breaker:{self._tag % encode_id(name)}:details"
 
 
 def _matcher(pattern: str) -> re.Pattern[str]:
