@@ -807,6 +807,16 @@ def test_every_event_fits_in_an_empty_queue() -> None:
     load({**bound, "SARK_SIEM_EVENT_BYTES": "30000"})
 
 
+def test_every_event_fits_in_an_empty_spill_store() -> None:
+    sinks = {"SARK_SIEM_SINKS": "main=stdout:,copy=stdout:"}
+    assert refusal({**sinks, "SARK_SPILL_MAX_BYTES": "65535"}) == (
+        "SARK_SPILL_MAX_BYTES: got 65535, expected 0 or at least 65536: SARK_SIEM_EVENT_BYTES for "
+        "each of 2 sinks (bytes)"
+    )
+    for enough in ("0", "65536"):
+        load({**sinks, "SARK_SPILL_MAX_BYTES": enough})
+
+
 def test_equal_ttls_are_in_order() -> None:
     load({"SARK_TTL_HIGH": "60", "SARK_TTL_MEDIUM": "60", "SARK_TTL_LOW": "60"})
 

@@ -36,6 +36,7 @@ def conflicts(settings: Settings) -> list[str]:
         *_breaker(settings),
         *_sink_tokens(settings),
         *_event_size(settings),
+        *_spill_size(settings),
     ]
 
 
@@ -207,3 +208,14 @@ def _event_size(settings: Settings) -> list[str]:
         return []
     got = f"SARK_SIEM_EVENT_BYTES: got {size}"
     return [f"{got}, expected at most SARK_SIEM_MAX_BYTES, which is {bound} (bytes)"]
+
+
+def _spill_size(settings: Settings) -> list[str]:
+    """A spill store takes an event for all sinks or not at all."""
+    bound = settings.spill_max_bytes
+    sinks = 1 if settings.siem_sinks is None else len(settings.siem_sinks)
+    least = settings.siem_event_bytes * sinks
+    if not bound or bound >= least:
+        return []
+    expected = f"0 or at least {least}: SARK_SIEM_EVENT_BYTES for each of {sinks} sinks (bytes)"
+    return [f"SARK_SPILL_MAX_BYTES: got {bound}, expected {expected}"]

@@ -24,7 +24,10 @@ class SpillSettings(BaseModel):
     spill_max_bytes: Annotated[int, kinds.whole(0, 2**40, "bytes")] = Field(
         default=2**30,
         validation_alias="SARK_SPILL_MAX_BYTES",
-        description="Largest size of the events that wait in one process; 0 spills none.",
+        description=(
+            "Largest size of the events that wait in one process; 0 spills none, else at least "
+            "SARK_SIEM_EVENT_BYTES for each sink."
+        ),
     )
     spill_sync: Annotated[SpillSync, kinds.choice("full", "normal")] = Field(
         default="full",
