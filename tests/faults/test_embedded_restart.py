@@ -80,8 +80,11 @@ async def test_a_socket_in_a_temporary_directory_stays_where_it_was(
         assert await authorized(service)
         socket = Path(service.run_file["valkey_url"].partition("@")[2])
         kill_valkey(service)
-        await until(lambda: authorized(service), within=HEALS_SECONDS, what="it answers again")
+        await until(
+            lambda: said(service, "runs again"), within=HEALS_SECONDS, what="a server runs again"
+        )
         assert socket.exists()  # noqa: ASYNC240
+        assert await authorized(service)
         assert service.stop() == 0
         assert not socket.parent.exists()
 

@@ -319,7 +319,11 @@ async def test_it_starts_without_its_valkey_and_heals(valkey: ValkeyServer, tmp_
                 return bool((await answer(http))[1].get("cached"))
 
             await until(cached, within=HEALS_SECONDS, what="answers are cached")
-            assert found["decision_id"] in recorded(valkey)
+            await until(
+                lambda: found["decision_id"] in recorded(valkey),
+                within=HEALS_SECONDS,
+                what="what was spilled is in the queue",
+            )
 
 
 async def test_it_ends_in_order_while_its_valkey_hangs(

@@ -19,7 +19,7 @@ local function siem_room(queue, account, max_events, max_bytes)
 end
 
 local function siem_append(queue, account, max_events, max_bytes, line, events, first, last)
-  siem_adopt(account)
+  if line ~= 'accepted' then siem_adopt(account) end
   local line_bytes = line .. '_bytes'
   local held = server.call(
     'HMGET', account, 'inflight', 'queued_bytes', 'inflight_bytes', line, line_bytes)
@@ -36,8 +36,10 @@ local function siem_append(queue, account, max_events, max_bytes, line, events, 
     siem_push(queue, events, first, first + taken - 1)
     -- One command instead of three; nobody else writes while a script runs. The server spells
     -- numbers with 17 digits, so they stay exact.
+    -- Accepted without bytes: what siem_adopt completes, here without a command of its own.
+    local booked = held[5] or (held[4] and line == 'accepted' and held[2]) or 0
     server.call('HSET', account, 'queued_bytes', queued + bytes, line, (held[4] or 0) + taken,
-      line_bytes, (held[5] or 0) + bytes)
+      line_bytes, booked + bytes)
   end
   return taken
 end
