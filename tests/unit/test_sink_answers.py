@@ -206,8 +206,11 @@ def test_splunk_says_where_to_split(number: object, suspect: int | None) -> None
         (413, hec(6), TooLarge),
         (401, b"", Unauthorized),
         (404, b"Not Found", Unauthorized),
-        (200, b"ok", Delivered),
-        (200, b"", Delivered),
+        # A collector says so in JSON; a proxy or a login page may say anything.
+        (200, b"ok", Unavailable),
+        (200, b"", Unavailable),
+        (200, b"<html>Log in</html>", Unavailable),
+        (200, b'{"text": "Success"}', Delivered),
         (500, b"[1]", Unavailable),
         (408, b"", Unavailable),
     ],

@@ -61,6 +61,7 @@ async def open_admission(
             spill=spill,
             encode=queue.encode,
         )
+        stack.push_async_callback(refusals.close)
         admission = Admission(
             sessions,
             refusals=refusals,

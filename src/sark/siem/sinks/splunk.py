@@ -173,6 +173,9 @@ def classify(answer: Answer, count: int) -> Verdict:
     verdict = _by_code(code, answer, reason) or by_status(answer, reason)
     if isinstance(verdict, Rejected):
         return Rejected(reason, _suspect(said.get("invalid-event-number"), count))
+    if isinstance(verdict, Delivered) and not said:
+        # A collector says so in JSON; the page of a proxy or a login must not swallow events.
+        return Unavailable(f"not the answer of a collector: {reason}")
     return verdict
 
 
