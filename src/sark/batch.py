@@ -18,13 +18,15 @@ from msgspec.structs import replace
 from sark.admission import UNVERIFIED
 from sark.errors import STORE_AWAY, InvalidRequestError, SessionError
 from sark.events import Decided, Looked
-from sark.gateway import Answer, Gateway, Request, answer_of, event_of, ttl_of
+from sark.gateway import Gateway, ttl_of
+from sark.gateway_events import answer_of, event_of
 from sark.policy import UNKNOWN, Found, Question
 from sark.policy.decisions import Consistency, Decisions, Glance, Outcome, Plan, looked
 from sark.policy.generations import TOKEN_FRAGMENTS, fresh_nonce
 from sark.ratelimit import Charge, ChargePlan, Identity
 from sark.ratelimit.limits import CHARGE_FRAGMENTS, PLAIN_FRAGMENTS
 from sark.ratelimit.plan import denial
+from sark.request import Answer, Request
 from sark.sessions import AccessClaims
 from sark.sessions.checks import SessionCheck
 from sark.sessions.hidden import HidesTokens

@@ -24,9 +24,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any
 
-import msgspec
 from msgspec.structs import replace
 
 from sark.admission import AUTHENTICATE, UNVERIFIED, Admission
@@ -39,17 +38,18 @@ from sark.errors import (
     UnknownPolicyError,
 )
 from sark.events import Decided, LimitRefused, Looked
+from sark.gateway_events import answer_of, event_of, refusal_of_request
 from sark.policy import UNKNOWN, Found, JsonValue, Question
-from sark.policy.decisions import Consistency, Decisions, Glance, Outcome, looked
+from sark.policy.decisions import Decisions, Glance, Outcome, looked
 from sark.policy.generations import LOOKUP_FRAGMENTS, fresh_nonce
 from sark.policy.question import MAX_ID_BYTES, check_context, check_size, check_text
-from sark.ratelimit import Charge, ChargePlan, Identity, LimitState, RateLimiter, canonical_ip
+from sark.ratelimit import Charge, ChargePlan, Identity, RateLimiter, canonical_ip
 from sark.ratelimit.limits import CHARGE_FRAGMENTS, PLAIN_FRAGMENTS
 from sark.ratelimit.named import refusal_of
 from sark.ratelimit.plan import denial
+from sark.request import Answer, Request
 from sark.sessions import AccessClaims, Sessions
 from sark.sessions.checks import SessionCheck
-from sark.sessions.hidden import HidesTokens
 from sark.sessions.scripts import CHECK_FRAGMENTS
 from sark.siem import AuditEvent, EventQueue, LateEvents, Refusals, new_event_id, now
 from sark.store import Argument, Deadline, Store, load_script
@@ -58,8 +58,6 @@ __all__ = [
     "Answer",
     "Gateway",
     "Request",
-    "answer_of",
-    "event_of",
     "ttl_of",
 ]
 
@@ -77,61 +75,6 @@ _ADMITTED_PARTS = 3
 
 REASON_UNAUTHENTICATED = "unauthenticated"
 UNAUTHENTICATED_WINDOW_SECONDS = 60
-
-Cached = Literal["valkey", "near", False]
-
-
-class Request(HidesTokens, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a caller asks.
-
-    Attributes:
-        user_id: Who wants to act; 1 to 256 bytes. May be left out with an access token.
-        action: What to do, such as ``server:read``.
-        resource: What to do it to.
-        access_token: The user's token; its session has to be alive. Never shown or recorded.
-        user_agent: What the user's request names itself as, where sessions are bound to it.
-        context: Further circumstances for the policy; JSON of at most 16 KiB.
-        ip: Address of the acting user, for the rate limit and for what sessions are bound to.
-        api_key_id: Id of the api key in use, for the rate limit.
-        policy: Which policy decides; the first of ``SARK_POLICIES`` when left out.
-        consistency: ``fast`` (any valid decision, the default), ``fresh`` (none from before the
-            change that ``freshness`` names) or ``full`` (evaluated now).
-        freshness: What an invalidation returned.
-    """
-
-    user_id: str | None = None
-    action: str
-    resource: str
-    access_token: str | None = None
-    user_agent: str | None = None
-    context: dict[str, Any] = msgspec.field(default_factory=dict)
-    ip: str | None = None
-    api_key_id: str | None = None
-    policy: str | None = None
-    consistency: Consistency | None = None
-    freshness: str | None = None
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """The answer to a request.
-
-    Attributes:
-        allow: Whether the action is allowed.
-        reason: Why.
-        decision_id: Id of the audit event.
-        policy: Which policy decided.
-        cached: ``valkey`` or ``near`` when the decision came from a cache, else False.
-        ttl: Seconds that the decision stays cached; 0 when it is not.
-        limits: Each identity's window after this request.
-    """
-
-    allow: bool
-    reason: str
-    decision_id: str
-    policy: str
-    cached: Cached
-    ttl: int
-    limits: tuple[LimitState, ...]
 
 
 class Gateway:
@@ -262,8 +205,7 @@ class Gateway:
             AuditError: The refusal could not be recorded.
         """
         reason = f"session:{error.code}"
-        user_id = error.user_id
-        event = _event(request, question, user_id, allow=False, reason=reason, kind="refusal")
+        event = refusal_of_request(request, question, error.user_id, reason)
         await self.admission.record(error, event, deadline)
 
     async def refuse_unauthenticated(
@@ -396,9 +338,7 @@ class Gateway:
         assert charge.refused is not None  # noqa: S101 - a refused charge names who refused
         kind, identity = charge.refused
         reason = f"rate_limit:{kind}"
-        event = _event(
-            request, question, question.user_id, allow=False, reason=reason, kind="refusal"
-        )
+        event = refusal_of_request(request, question, question.user_id, reason)
         recorded_as = await self.refusals.record(
             charge.name,
             event,
@@ -425,67 +365,3 @@ async def ttl_of(outcome: Outcome, deadline: float) -> int:
         except TimeoutError:
             return 0
     return flight.stored.result()
-
-
-def answer_of(
-    question: Question, outcome: Outcome, event: AuditEvent, ttl: int, charge: Charge
-) -> Answer:
-    """Build the answer that an event records."""
-    return Answer(
-        allow=outcome.allow,
-        reason=outcome.reason,
-        decision_id=event.id,
-        policy=question.policy,
-        cached=_cached(outcome),
-        ttl=ttl,
-        limits=charge.states,
-    )
-
-
-def event_of(request: Request, question: Question, outcome: Outcome) -> AuditEvent:
-    """Build the audit event of a decision."""
-    return _event(
-        request,
-        question,
-        question.user_id,
-        allow=outcome.allow,
-        reason=outcome.reason,
-        cached=_cached(outcome),
-        revision=outcome.revision,
-        engine_decision_id=outcome.engine_decision_id,
-    )
-
-
-def _cached(outcome: Outcome) -> Cached:
-    return outcome.source if outcome.source in {"valkey", "near"} else False
-
-
-def _event(
-    request: Request,
-    question: Question,
-    user_id: str,
-    *,
-    allow: bool,
-    reason: str,
-    kind: Literal["decision", "refusal"] = "decision",
-    cached: Cached = False,
-    revision: str = "",
-    engine_decision_id: str = "",
-) -> AuditEvent:
-    return AuditEvent(
-        id=new_event_id(),
-        time=now(),
-        type=kind,
-        policy=question.policy,
-        user_id=user_id,
-        action=request.action,
-        resource=request.resource,
-        context=request.context,
-        allow=allow,
-        reason=reason,
-        cached=cached,
-        revision=revision,
-        engine_decision_id=engine_decision_id,
-        ip=request.ip,
-        api_key_id=request.api_key_id,
-    )
