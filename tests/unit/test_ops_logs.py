@@ -218,7 +218,7 @@ def test_quiet_lets_rare_reports_through(clock: Clock) -> None:
             "info",
             {"event": "policy engine answers again"},
         ),
-        (ScriptLoaded("cache", "x"), "info", {"event": "script loaded", "script": "x"}),
+        (ScriptLoaded("cache", "x"), "debug", {"event": "script loaded", "script": "x"}),
         (
             GenerationChanged("user", "ann"),
             "info",
@@ -361,7 +361,7 @@ def test_quiet_lets_rare_reports_through(clock: Clock) -> None:
     ids=lambda value: type(value).__name__ if isinstance(value, Event) else "",
 )
 def test_events_are_reported(lines: Any, event: Event, level: str, said: dict[str, Any]) -> None:
-    configure_logs("info", "json")
+    configure_logs("debug", "json")
     hub = Hub()
     report_events(hub)
     hub.emit(event)

@@ -134,7 +134,7 @@ def _report_servers(hub: Hub, log: Any) -> None:
             log.info("valkey answers again", role=event.role)
 
     hub.on(GuardChanged, guard)
-    hub.on(ScriptLoaded, lambda e: log.info("script loaded", role=e.role, script=e.script))
+    hub.on(ScriptLoaded, lambda e: log.debug("script loaded", role=e.role, script=e.script))
 
 
 def _report_policies(hub: Hub, log: Any) -> None:
