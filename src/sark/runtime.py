@@ -19,8 +19,7 @@ from sark.errors import InvalidRequestError
 from sark.events import Hub
 from sark.file_watch import FileWatcher, fingerprint
 from sark.gateway import Answer, Gateway, Request
-from sark.parts.background import background
-from sark.parts.decisions import decisions_of
+from sark.parts.decisions import decisions_of, open_hot_requests, warm_up_of
 from sark.parts.forwarding import Forwarding, open_forwarding
 from sark.parts.gateway import open_gateway
 from sark.parts.limits import default_limit
@@ -28,6 +27,7 @@ from sark.parts.policies import open_evaluator, policy_paths, policy_reloader
 from sark.parts.servers import open_servers
 from sark.parts.sessions import open_sessions
 from sark.parts.spill import open_spill
+from sark.parts.watching import watching
 from sark.policy.decisions import Outcome
 from sark.policy.hot import HotRequests
 from sark.policy.policy_file import read_policy_file
@@ -188,9 +188,7 @@ async def open_runtime(
         store, embedded = await stack.enter_async_context(
             open_servers(settings, hub, ephemeral=ephemeral)
         )
-        hot = HotRequests(store, every=settings.hot_sample, keep=settings.hot_requests)
-        stack.push_async_callback(hot.flush)
-        await stack.enter_async_context(background(hot.flush_forever(), "sark-hot-requests"))
+        hot = await stack.enter_async_context(open_hot_requests(settings, store))
         decisions = decisions_of(settings, store, evaluator, rules, hot)
         tokens, sessions = await stack.enter_async_context(
             open_sessions(settings, store, decisions.cache.generations)
@@ -203,25 +201,19 @@ async def open_runtime(
         gateway = await stack.enter_async_context(
             open_gateway(settings, store, decisions, limit_rules, sessions, spill=spill)
         )
-        warm_up = WarmUp(
-            decisions,
-            hot,
-            policies=settings.policies,
-            rate=settings.warm_rate,
-            ready_within=settings.warm_ready_ms / 1000,
-            hub=hub,
-        )
+        warm_up = warm_up_of(settings, decisions, hot, hub)
         stack.push_async_callback(warm_up.close)
         policies = policy_reloader(settings, decisions, hub)
-        watcher = FileWatcher(policies, paths, seen, interval=settings.policy_watch_interval)
-        await stack.enter_async_context(background(watcher.run(), "sark-policies"))
+        interval = settings.policy_watch_interval
+        watcher = await stack.enter_async_context(
+            watching(policies, paths, seen, interval=interval, name="sark-policies")
+        )
         limits = LimitsReloader(
             gateway.limiter, settings.limits_file, default_limit(settings), hub=hub
         )
-        limits_watcher = FileWatcher(
-            limits, limits_paths, limits_seen, interval=settings.policy_watch_interval
+        limits_watcher = await stack.enter_async_context(
+            watching(limits, limits_paths, limits_seen, interval=interval, name="sark-limits")
         )
-        await stack.enter_async_context(background(limits_watcher.run(), "sark-limits"))
         yield Runtime(
             settings,
             hub,

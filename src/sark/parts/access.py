@@ -5,7 +5,7 @@ from __future__ import annotations
 from sark.errors import ConfigurationError
 from sark.store import Store
 
-__all__ = ["FIRST_CHECK_SECONDS", "check_access"]
+__all__ = ["check_access"]
 
 # Longer than a request may take: a first connection over TLS takes its time.
 FIRST_CHECK_SECONDS = 2.0

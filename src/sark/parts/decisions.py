@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator
+
+from sark.events import Hub
 from sark.keyring import mac_key
+from sark.parts.background import background
 from sark.parts.keys import key_directory
 from sark.policy import PolicyCache, TtlTiers
 from sark.policy.decisions import Decisions
@@ -14,10 +19,11 @@ from sark.policy.hot import HotRequests
 from sark.policy.near import NearCache
 from sark.policy.near_feed import NearFeed
 from sark.policy.policy_file import PolicyFile
+from sark.policy.warm_up import WarmUp
 from sark.settings import Settings
 from sark.store import Store
 
-__all__ = ["decisions_of", "generations_of"]
+__all__ = ["decisions_of", "generations_of", "open_hot_requests", "warm_up_of"]
 
 EVALUATION_GRACE_SECONDS = 0.05
 
@@ -68,6 +74,28 @@ def decisions_of(
         signer,
         store_timeout=settings.request_budget_ms / 1000,
         hot=hot if settings.hot_sample else None,
+    )
+
+
+@contextlib.asynccontextmanager
+async def open_hot_requests(settings: Settings, store: Store) -> AsyncIterator[HotRequests]:
+    """Open the log of the most asked questions; at the end it is flushed."""
+    hot = HotRequests(store, every=settings.hot_sample, keep=settings.hot_requests)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(hot.flush)
+        await stack.enter_async_context(background(hot.flush_forever(), "sark-hot-requests"))
+        yield hot
+
+
+def warm_up_of(settings: Settings, decisions: Decisions, hot: HotRequests, hub: Hub) -> WarmUp:
+    """Make what warms the cache from that log when it is started."""
+    return WarmUp(
+        decisions,
+        hot,
+        policies=settings.policies,
+        rate=settings.warm_rate,
+        ready_within=settings.warm_ready_ms / 1000,
+        hub=hub,
     )
 
 
